@@ -15,8 +15,8 @@ from typing import Self
 
 from avow.errors import VerificationError
 from avow.receipt import fields
-from avow.receipt.encoding import Value, decode, encode, tagged_hash
-from avow.receipt.light import SignedBlock
+from avow.receipt.encoding import Value, decode, encode
+from avow.receipt.headers import SignedBlock, app_hash
 from avow.receipt.merkle import SparseProof, sparse_root
 from avow.receipt.statement import Method
 
@@ -126,11 +126,6 @@ class StandingMismatch(VerificationError):
     """The record is not under the header's app hash."""
 
     code = "standing_mismatch"
-
-
-def app_hash(state_root: bytes, history_root: bytes) -> bytes:
-    """The application's hash in a header, from the roots of state and history."""
-    return tagged_hash(b"avow/app/1", state_root, history_root)
 
 
 @dataclass(frozen=True, slots=True)

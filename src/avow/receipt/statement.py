@@ -200,7 +200,10 @@ class Private:
             node=fields.octets(item["node"], "node", 20),
             key=fields.octets(item["key"], "key", 32),
             engine=EngineIdentity(
-                *(fields.text(engine[name], f"engine.{name}", max_length=256) for name in ("name", "version", "runtime"))
+                *(
+                    fields.text(engine[name], f"engine.{name}", max_length=256)
+                    for name in ("name", "version", "runtime")
+                )
             ),
             request=fields.octets(item["request"], "request", 32),
             effective=fields.octets(item["effective"], "effective", 32),

@@ -1,0 +1,175 @@
+"""Whom a reader trusts. Nothing in a receipt can add to it.
+
+Rules:
+1. A policy pins a chain id, a validator set at a height and time, the attestation roots, and the methods accepted.
+   `measurements` and `programs`, where given, narrow it further; empty means "whatever the chain allows".
+2. A signed block is anchored when its chain id is the pinned one, more than two thirds of its own validators signed it, and those are
+   the pinned validators or carry at least a third of the pinned power (CometBFT, "Light client", skipping verification).
+3. Outside the trusting period around the pin, and once the pin itself is older than that, nothing is anchored: pin again, and
+   refresh old receipts.
+
+Pure: the reader's time comes in as a parameter.
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Self, TypeVar
+
+from avow.errors import EncodingError, TooLarge, VerificationError
+from avow.receipt import light
+from avow.receipt.light import SignedBlock, Validator
+from avow.receipt.statement import Method
+
+VERSION = 1
+MAX_POLICY = 1 << 20
+DAY_MS = 24 * 3600 * 1000
+
+T = TypeVar("T")
+
+
+class BadPolicy(EncodingError):
+    """The trust policy cannot be read."""
+
+    code = "bad_policy"
+
+
+class NotAnchored(VerificationError):
+    """The pinned trust does not reach this block."""
+
+    code = "not_anchored"
+
+
+@dataclass(frozen=True, slots=True)
+class AttestationRoot:
+    """A certificate authority for enclaves. `kind` "development" means that it is software, not hardware."""
+
+    name: str
+    kind: str
+    certificate: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class TrustPolicy:
+    """Rule 1. Times in milliseconds."""
+
+    chain_id: str
+    height: int
+    time_ms: int
+    validators: tuple[Validator, ...]
+    trusting_period_ms: int = 14 * DAY_MS
+    max_standing_age_ms: int = 10 * 60 * 1000
+    methods: tuple[Method, ...] = (Method.VANILLA, Method.TEE)
+    attestation_roots: tuple[AttestationRoot, ...] = ()
+    measurements: tuple[bytes, ...] = ()
+    programs: tuple[bytes, ...] = field(default=())
+
+    def check_anchor(self, block: SignedBlock, now_ms: int) -> int:
+        """Rules 2 and 3. Returns the number of validators that could have stopped it (the size of the block's set).
+
+        Raises NotAnchored (outside the trusting period), or the light client's errors.
+        """
+        header = block.header
+        header_ms = header.time_ns // 1_000_000
+        if now_ms > self.time_ms + self.trusting_period_ms:
+            raise NotAnchored("the pinned trust is older than its trusting period", hint="pin the network again")
+        if abs(header_ms - self.time_ms) > self.trusting_period_ms:
+            raise NotAnchored(
+                "the block is outside the trusting period of the pinned trust",
+                hint="`avow receipts refresh` re-anchors an old receipt",
+            )
+        light.verify_commit(self.chain_id, block.validators, block.signed_header)
+        if block.validators != self.validators:
+            light.verify_overlap(self.chain_id, self.validators, block.signed_header)
+        return len(block.validators)
+
+    def root(self, fingerprint: bytes | None) -> AttestationRoot | None:
+        """The pinned root with this SHA-256 of its certificate."""
+        for root in self.attestation_roots:
+            if hashlib.sha256(root.certificate).digest() == fingerprint:
+                return root
+        return None
+
+    def to_json(self) -> bytes:
+        return json.dumps(self._view(), indent=2, sort_keys=True).encode() + b"\n"
+
+    def _view(self) -> dict[str, Any]:
+        return {
+            "version": VERSION,
+            "chain_id": self.chain_id,
+            "height": self.height,
+            "time_ms": self.time_ms,
+            "validators": [{"public_key": v.public_key.hex(), "power": v.power} for v in self.validators],
+            "trusting_period_ms": self.trusting_period_ms,
+            "max_standing_age_ms": self.max_standing_age_ms,
+            "methods": [method.label for method in self.methods],
+            "attestation_roots": [
+                {"name": root.name, "kind": root.kind, "certificate": root.certificate.hex()}
+                for root in self.attestation_roots
+            ],
+            "measurements": [measurement.hex() for measurement in self.measurements],
+            "programs": [program.hex() for program in self.programs],
+        }
+
+    @classmethod
+    def from_json(cls, data: bytes) -> Self:
+        """Raises BadPolicy or TooLarge."""
+        if len(data) > MAX_POLICY:
+            raise TooLarge("the trust policy is too large", limit=MAX_POLICY)
+        try:
+            view = json.loads(data.decode("utf-8"))
+            return cls._from_view(view)
+        except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
+            raise BadPolicy("the trust policy is not JSON") from error
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise BadPolicy(f"the trust policy is malformed: {error}") from error
+
+    @classmethod
+    def _from_view(cls, view: Mapping[str, Any]) -> Self:
+        if view["version"] != VERSION:
+            raise BadPolicy("unknown version of the trust policy", hint="a newer avow may know it")
+        unknown = sorted(set(view) - _MEMBERS)
+        if unknown:
+            raise BadPolicy(f"the trust policy has an unknown member {unknown[0]!r}")
+        known = {method.label: method for method in Method}
+        return cls(
+            chain_id=_typed(view["chain_id"], str),
+            height=_typed(view["height"], int),
+            time_ms=_typed(view["time_ms"], int),
+            validators=tuple(
+                Validator(bytes.fromhex(item["public_key"]), _typed(item["power"], int)) for item in view["validators"]
+            ),
+            trusting_period_ms=_typed(view["trusting_period_ms"], int),
+            max_standing_age_ms=_typed(view["max_standing_age_ms"], int),
+            methods=tuple(known[label] for label in view["methods"]),
+            attestation_roots=tuple(
+                AttestationRoot(
+                    _typed(item["name"], str), _typed(item["kind"], str), bytes.fromhex(item["certificate"])
+                )
+                for item in view["attestation_roots"]
+            ),
+            measurements=tuple(bytes.fromhex(item) for item in view.get("measurements", ())),
+            programs=tuple(bytes.fromhex(item) for item in view.get("programs", ())),
+        )
+
+
+_MEMBERS = {
+    "version",
+    "chain_id",
+    "height",
+    "time_ms",
+    "validators",
+    "trusting_period_ms",
+    "max_standing_age_ms",
+    "methods",
+    "attestation_roots",
+    "measurements",
+    "programs",
+}
+
+
+def _typed(value: Any, kind: type[T]) -> T:
+    if not isinstance(value, kind) or isinstance(value, bool):
+        raise TypeError(f"{kind.__name__} expected")
+    return value
