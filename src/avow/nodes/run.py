@@ -1,0 +1,414 @@
+"""One job from queue to signed statement; `runner` has the rules and owns the threads."""
+
+import asyncio
+import logging
+import os
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import msgspec
+
+from avow.errors import AvowError, InputError
+from avow.nodes.errors import Cancelled, DeadlineExceeded, EngineFailure
+from avow.nodes.jobs import Begin, Chunks, Head, Job, Result, Terms
+from avow.nodes.opening import Opening, seal
+from avow.nodes.signer import Charge, Signer
+from avow.receipt.commitment import commit, effective_parts, request_parts, response_parts
+from avow.receipt.requester import Requester
+from avow.receipt.statement import EngineIdentity, NonceSource, Private, StreamEnd
+from avow.receipt.stream import assemble, chunk_mac, stream_next, stream_start
+
+log = logging.getLogger(__name__)
+
+HEAD_INTERVAL_S = 0.1
+"""Longest time without a signed head in a stream that carries no MACs (stream.py, rule 3)."""
+HEAD_INTERVAL_WITH_MACS_S = 1.0
+STOP_GRACE_S = 5.0
+"""How long a cancelled stream waits for its engine before it ends without a statement."""
+MAX_UNITS = (1 << 63) - 1
+
+_json = msgspec.json.Encoder().encode
+
+
+class Engine(Protocol):
+    """What a runner needs of an engine; engines/ has the whole protocol."""
+
+    name: str
+    version: str
+    runtime: str
+
+    def effective(self, request: Any) -> dict[str, Any]: ...
+    def chat(
+        self, request: Any, effective: dict[str, Any], emit: Callable[[dict[str, Any]], bool | None] | None
+    ) -> dict[str, Any]: ...
+    def infer(self, request: Any) -> dict[str, Any]: ...
+    def close(self) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """A program that is ready to run. `prepare` checks a body's shape and gives what the engine takes."""
+
+    program: bytes
+    name: str
+    kind: str
+    engine: Engine
+    prepare: Callable[[bytes], Any]
+    slots: int = 1
+    manifest: bytes = b""
+
+
+class Sink(Protocol):
+    """Where a run's events go; called on the event loop."""
+
+    def begin(self, begin: Begin) -> None: ...
+    def chunks(self, chunks: Chunks) -> None: ...
+    def head(self, head: Head) -> None: ...
+    def end(self, result: Result) -> None: ...
+    def failed(self, error: AvowError) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class _Prepared:
+    """What is known before the engine runs."""
+
+    request: Any
+    effective: dict[str, Any]
+    effective_json: bytes
+    request_commitment: bytes
+    effective_commitment: bytes
+    started_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class _Ready:
+    """A chunk on its way to the loop, with the head that it leads to."""
+
+    data: bytes
+    mac: bytes | None
+    head: bytes
+
+
+class Run:
+    """One job. `work` is the worker's side; everything that touches the sink runs on the loop."""
+
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        loaded: Loaded,
+        identity: EngineIdentity,
+        signer: Signer,
+        job: Job,
+        terms: Terms,
+        sink: Sink,
+    ) -> None:
+        self.job = job
+        self._loop = loop
+        self._loaded = loaded
+        self._identity = identity
+        self._signer = signer
+        self._terms = terms
+        self._sink = sink
+        self._seed = job.seed or os.urandom(32)
+        self._cause: AvowError | None = None
+        self._flowing = threading.Event()
+        self._flowing.set()
+        self._ready: deque[_Ready] = deque()
+        self._scheduled = False
+        self._mac_key: bytes | None = None
+        self._made: list[bytes] = []
+        self._head = b""
+        self._prepared: _Prepared | None = None
+        self._sent = 0
+        self._sent_head = b""
+        self._signed_count = 0
+        self._signed_at = 0.0
+        self._head_timer: asyncio.TimerHandle | None = None
+        self._timers: list[asyncio.TimerHandle] = []
+        self._over = False
+
+    # The loop's side.
+
+    def watch(self) -> None:
+        """Start the deadline."""
+        self._timers.append(self._loop.call_later(self.job.deadline_ms / 1000, self.cancel, DeadlineExceeded()))
+
+    def cancel(self, cause: AvowError | None = None) -> None:
+        """Stop at the engine's next chunk. An answer in one piece fails at once; a stream ends with what it delivered."""
+        if self._cause is not None or self._over:
+            return
+        self._cause = cause or Cancelled()
+        self._flowing.set()
+        if self.job.stream:
+            self._timers.append(self._loop.call_later(STOP_GRACE_S, self._fail, self._cause))
+        else:
+            self._fail(self._cause)
+
+    def abandon(self) -> None:
+        """Fail a job that no worker has taken up."""
+        self._cause = self._cause or Cancelled("the node is stopping")
+        self._fail(self._cause)
+
+    def pause(self) -> None:
+        """Hold the engine at its next chunk until `resume`: the reader is slower than the engine."""
+        if self._cause is None:
+            self._flowing.clear()
+
+    def resume(self) -> None:
+        self._flowing.set()
+
+    def _begin(self, begin: Begin) -> None:
+        if not self._over:
+            self._sink.begin(begin)
+
+    def _flush(self) -> None:
+        """Hand over all chunks that are ready, and sign a head when one is due."""
+        self._scheduled = False  # before draining: a chunk that comes later schedules the next flush
+        ready = self._ready
+        data: list[bytes] = []
+        macs: list[bytes] = []
+        while ready:
+            chunk = ready.popleft()
+            data.append(chunk.data)
+            if chunk.mac is not None:
+                macs.append(chunk.mac)
+            self._sent_head = chunk.head
+        if not data or self._over:
+            return
+        self._sent += len(data)
+        self._sink.chunks(Chunks(data, macs))
+        interval = HEAD_INTERVAL_S if self._mac_key is None else HEAD_INTERVAL_WITH_MACS_S
+        now = self._loop.time()
+        if self._signed_count == 0 or now - self._signed_at >= interval:
+            self._sign_head()
+        elif self._head_timer is None:
+            self._head_timer = self._loop.call_later(self._signed_at + interval - now, self._sign_late)
+
+    def _sign_late(self) -> None:
+        self._head_timer = None
+        if not self._over and self._sent > self._signed_count:
+            self._sign_head()
+
+    def _sign_head(self) -> None:
+        prepared = self._prepared
+        assert prepared is not None
+        self._signed_at = self._loop.time()
+        self._signed_count = self._sent
+        signature = self._signer.sign_stream_head(
+            prepared.request_commitment, prepared.effective_commitment, self._sent, self._sent_head
+        )
+        self._sink.head(Head(signature, self._sent))
+
+    def _fail(self, error: AvowError) -> None:
+        if not self._over:
+            self._close()
+            self._sink.failed(error)
+
+    def _finish(self, outcome: "_Outcome") -> None:
+        """Sign and hand over the result."""
+        self._flush()
+        if self._over:
+            return
+        self._close()
+        prepared, job = self._prepared, self.job
+        assert prepared is not None
+        signer = self._signer
+        private = Private(
+            chain_id=signer.chain_id,
+            node=signer.operator,
+            key=signer.key,
+            engine=self._identity,
+            request=prepared.request_commitment,
+            effective=prepared.effective_commitment,
+            response=outcome.response_commitment,
+            nonce=job.nonce,
+            nonce_source=NonceSource(job.nonce_source),
+            requester=job.requester,
+            started_ms=prepared.started_ms,
+            ended_ms=max(prepared.started_ms, time.time_ns() // 1_000_000),
+            usage=outcome.usage,
+            stream=outcome.stream,
+            complete=outcome.complete,
+        )
+        amount = outcome.units * int.from_bytes(self._terms.per_unit)
+        charge = Charge(job.program, job.payer, outcome.units, amount, self._terms.price_version)
+        signed = signer.sign(charge, private)
+        self._sink.end(
+            Result(signed, outcome.body, self._seed, prepared.effective_json, outcome.sealed, outcome.complete)
+        )
+
+    def _close(self) -> None:
+        self._over = True
+        if self._head_timer is not None:
+            self._head_timer.cancel()
+        for timer in self._timers:
+            timer.cancel()
+
+    # The worker's side.
+
+    def work(self) -> None:
+        """Run the job. Whatever happens, exactly one of `_finish` and `_fail` is scheduled."""
+        try:
+            self._check_cancelled()
+            self._prepared = prepared = self._prepare()
+            outcome = self._stream(prepared) if self.job.stream else self._whole(prepared)
+        except AvowError as error:
+            self._loop.call_soon_threadsafe(self._fail, error)
+        except Exception as error:  # the thread's outermost frame: reported here and to the caller, never lost
+            log.exception("the engine of %s failed", self._loaded.name)
+            failure = EngineFailure(f"the engine failed with {type(error).__name__}")
+            self._loop.call_soon_threadsafe(self._fail, failure)
+        else:
+            self._loop.call_soon_threadsafe(self._finish, outcome)
+
+    def _check_cancelled(self) -> None:
+        if self._cause is not None:
+            raise self._cause
+
+    def _prepare(self) -> _Prepared:
+        job, seed = self.job, self._seed
+        started_ms = time.time_ns() // 1_000_000
+        parts = request_parts(job.endpoint, job.body)
+        request = self._loaded.prepare(job.body)
+        effective = self._loaded.engine.effective(request)
+        effective_json = _json(effective)
+        request_commitment = commit("request", seed, parts)
+        self._check_requester(request_commitment)
+        return _Prepared(
+            request=request,
+            effective=effective,
+            effective_json=effective_json,
+            request_commitment=request_commitment,
+            effective_commitment=commit("effective", seed, effective_parts(effective_json)),
+            started_ms=started_ms,
+        )
+
+    def _check_requester(self, request_commitment: bytes) -> None:
+        job = self.job
+        if (job.requester is None) != (job.requester_signature is None):
+            raise InputError("a requester and its signature come together", param="avow-requester")
+        if job.requester is not None and job.requester_signature is not None:
+            if job.seed is None:
+                raise InputError("a signed request needs the caller's own seed", param="avow-seed")
+            Requester(job.requester, job.requester_signature).verify(
+                self._signer.chain_id, request_commitment, self._signer.method.label, job.nonce
+            )
+
+    def _whole(self, prepared: _Prepared) -> "_Outcome":
+        """An answer in one piece."""
+        engine = self._loaded.engine
+        if self._loaded.kind == "chat":
+            answer = engine.chat(prepared.request, prepared.effective, self._is_cancelled)
+        else:
+            answer = engine.infer(prepared.request)
+        self._check_cancelled()
+        body = _json(answer)
+        usage, units = _usage(self._loaded.kind, answer)
+        return self._outcome(prepared, body, b"", usage=usage, units=units, stream=None, complete=True)
+
+    def _is_cancelled(self, _chunk: dict[str, Any]) -> bool:
+        return self._cause is not None
+
+    def _stream(self, prepared: _Prepared) -> "_Outcome":
+        """An answer in chunks."""
+        job, signer = self.job, self._signer
+        if self._loaded.kind != "chat":
+            raise InputError("only chat programs stream", param="stream")
+        commitments = (prepared.request_commitment, prepared.effective_commitment)
+        if job.client_key is not None:
+            self._mac_key = signer.mac_key(job.client_key, *commitments)
+        self._head = stream_start(*commitments)
+        begin = Begin(self._seed, prepared.effective_json, signer.signing_key, signer.transport_key)
+        self._loop.call_soon_threadsafe(self._begin, begin)
+        answer: dict[str, Any] = {}
+        complete = True
+        try:
+            answer = self._loaded.engine.chat(prepared.request, prepared.effective, self._emit)
+        except Exception as error:
+            if not self._made:
+                raise
+            if not isinstance(error, AvowError):
+                log.exception("the engine of %s broke off a stream", self._loaded.name)
+            complete = False
+        complete = complete and self._cause is None
+        if not self._made:
+            self._check_cancelled()
+        usage, units = _usage(self._loaded.kind, answer)
+        end = StreamEnd(self._head, len(self._made))
+        last = self._head + len(self._made).to_bytes(8)
+        body = assemble(self._made)
+        return self._outcome(prepared, body, last, usage=usage, units=units, stream=end, complete=complete)
+
+    def _emit(self, chunk: dict[str, Any]) -> bool:
+        """Called by the engine for each chunk, in the worker. True tells it to stop."""
+        if self._cause is not None:
+            return True
+        data = _json(chunk)
+        self._head = head = stream_next(self._head, data)
+        self._made.append(data)
+        mac = None if self._mac_key is None else chunk_mac(self._mac_key, head)
+        self._ready.append(_Ready(data, mac, head))
+        if not self._scheduled:
+            self._scheduled = True
+            self._loop.call_soon_threadsafe(self._flush)
+        if not self._flowing.is_set():
+            self._flowing.wait()
+        return self._cause is not None
+
+    def _outcome(
+        self,
+        prepared: _Prepared,
+        body: bytes,
+        last: bytes,
+        *,
+        usage: tuple[tuple[str, int], ...],
+        units: int,
+        stream: StreamEnd | None,
+        complete: bool,
+    ) -> "_Outcome":
+        job, seed = self.job, self._seed
+        parts = response_parts(body)
+        if stream is not None:
+            parts.append(("stream", last))
+        opening = Opening(job.endpoint, job.body, prepared.effective_json, body, last)
+        return _Outcome(
+            body=b"" if job.stream else body,
+            response_commitment=commit("response", seed, parts),
+            sealed=seal(opening, seed, prepared.request_commitment),
+            usage=usage,
+            units=units,
+            stream=stream,
+            complete=complete,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class _Outcome:
+    """What the worker hands to the loop for signing."""
+
+    body: bytes
+    response_commitment: bytes
+    sealed: bytes
+    usage: tuple[tuple[str, int], ...]
+    units: int
+    stream: StreamEnd | None
+    complete: bool
+
+
+def _usage(kind: str, answer: Mapping[str, Any]) -> tuple[tuple[tuple[str, int], ...], int]:
+    """Counts by name, and the units that are charged: tokens in and out for chat, one per call for tensors."""
+    if kind != "chat":
+        return (("calls", 1),), 1
+    usage = answer.get("usage")
+    if not isinstance(usage, Mapping):
+        return (), 0
+    counts = tuple(
+        (name, count)
+        for name, count in usage.items()
+        if isinstance(count, int) and not isinstance(count, bool) and 0 <= count <= MAX_UNITS
+    )
+    return counts, dict(counts).get("total_tokens", 0)

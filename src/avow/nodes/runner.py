@@ -1,0 +1,100 @@
+"""Runs a job on its engine and makes the signed statement: the same code in the node (vanilla) and the enclave (tee).
+
+Rules:
+1. Engines block, so each program has worker threads, one per slot, and a bounded queue in front of them.
+2. A worker commits to request, effective parameters and response; the event loop alone signs: numbers follow one order.
+3. Chunks are hashed and tagged where they are made, and handed over in batches: one wake-up per batch, not per chunk.
+4. Whatever is handed to the sink before `end` or `failed` comes in order; after either nothing comes.
+5. A cancelled or broken stream that delivered chunks ends in a statement marked incomplete. What the engine failed to
+   finish is not charged; without a chunk there is neither statement nor charge.
+"""
+
+import asyncio
+import queue
+import threading
+from collections.abc import Mapping
+
+from avow.nodes.errors import Busy, EndpointMismatch, MethodNotServed, UnknownProgram
+from avow.nodes.jobs import CHAT, Job, Terms
+from avow.nodes.run import Loaded, Run, Sink
+from avow.nodes.signer import Signer
+from avow.receipt.statement import EngineIdentity
+
+QUEUE_PER_SLOT = 16
+"""Jobs that may wait for each slot."""
+
+
+class Runner:
+    """Runs jobs of one method; `signer` is that method's. To be made, used and closed on one event loop."""
+
+    def __init__(self, programs: Mapping[bytes, Loaded], signer: Signer) -> None:
+        self.signer = signer
+        self.programs = dict(programs)
+        self._loop = asyncio.get_running_loop()
+        self._pools = {program: _Pool(loaded) for program, loaded in self.programs.items()}
+        self._identities = {
+            program: EngineIdentity(loaded.engine.name, loaded.engine.version, loaded.engine.runtime)
+            for program, loaded in self.programs.items()
+        }
+
+    def start(self, job: Job, terms: Terms, sink: Sink) -> Run:
+        """Queue a job. Raises UnknownProgram, MethodNotServed, EndpointMismatch or Busy; later errors go to the sink."""
+        loaded = self.programs.get(job.program)
+        if loaded is None:
+            raise UnknownProgram("this node does not serve that program", program=job.program.hex())
+        if job.method != self.signer.method:
+            raise MethodNotServed("another method's key signs here", method=job.method)
+        if (job.endpoint == CHAT) != (loaded.kind == "chat"):
+            raise EndpointMismatch(f"a {loaded.kind} program does not answer at {job.endpoint}", program=loaded.name)
+        run = Run(self._loop, loaded, self._identities[job.program], self.signer, job, terms, sink)
+        self._pools[job.program].put(run)
+        run.watch()
+        return run
+
+    def waiting(self) -> int:
+        """Jobs that are queued or running."""
+        return sum(pool.load for pool in self._pools.values())
+
+    def close(self) -> None:
+        """Queued jobs fail as cancelled, workers end after what they are at. Engines are closed by who loaded them."""
+        for pool in self._pools.values():
+            pool.close()
+
+
+class _Pool:
+    """The worker threads of one program and the queue before them."""
+
+    def __init__(self, loaded: Loaded) -> None:
+        self._queue: queue.SimpleQueue[Run | None] = queue.SimpleQueue()
+        self._limit = loaded.slots * (1 + QUEUE_PER_SLOT)
+        self.load = 0
+        self._lock = threading.Lock()
+        self._threads = [
+            threading.Thread(target=self._work, name=f"{loaded.name}-{slot}", daemon=True)
+            for slot in range(loaded.slots)
+        ]
+        for thread in self._threads:
+            thread.start()
+
+    def put(self, run: Run) -> None:
+        with self._lock:
+            if self.load >= self._limit:
+                raise Busy("all slots are taken and the queue is full", limit=self._limit)
+            self.load += 1
+        self._queue.put(run)
+
+    def close(self) -> None:
+        try:
+            while True:
+                run = self._queue.get_nowait()
+                if run is not None:
+                    run.abandon()
+        except queue.Empty:
+            for _ in self._threads:
+                self._queue.put(None)
+
+    def _work(self) -> None:
+        while (run := self._queue.get()) is not None:
+            run.work()
+            with self._lock:
+                self.load -= 1

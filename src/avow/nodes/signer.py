@@ -1,0 +1,103 @@
+"""The one place that signs statements: a key for one boot, a counter from 0, and the chain of heads.
+
+Rules:
+1. Signing key and transport key are made here, at start, and live in this object alone. Nothing stores them: a restart
+   is a new key.
+2. Statement n+1 is signed only after statement n; number and head change together, in `sign`, on one thread.
+3. A number is given once. What is signed but never delivered is settled as void; it is not taken back.
+"""
+
+from dataclasses import dataclass
+
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.asymmetric.utils import decode_dss_signature
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+
+from avow.nodes.jobs import Signed
+from avow.receipt.encoding import encode_trusted
+from avow.receipt.statement import (
+    Columns,
+    Method,
+    Private,
+    cose_sign1,
+    first_head,
+    key_id,
+    next_head,
+    private_hash,
+    signature_input,
+    statement_hash,
+    statement_payload,
+    stream_payload,
+)
+from avow.receipt.stream import mac_key, shared_secret
+
+_ES256 = ec.ECDSA(hashes.SHA256())
+
+
+@dataclass(frozen=True, slots=True)
+class Charge:
+    """The columns of a statement but for its number, which the signer gives."""
+
+    program: bytes
+    payer: bytes
+    units: int
+    amount: int
+    price_version: int
+
+
+class Signer:
+    """Rules 1 to 3. `operator` is the node's account, 20 bytes."""
+
+    def __init__(self, chain_id: str, operator: bytes, method: Method) -> None:
+        self.chain_id = chain_id
+        self.operator = operator
+        self.method = method
+        self._signing = ec.generate_private_key(ec.SECP256R1())
+        self._transport = ec.generate_private_key(ec.SECP256R1())
+        self.signing_key = _point(self._signing)
+        self.transport_key = _point(self._transport)
+        self.key = key_id(self.signing_key)
+        self.next_number = 0
+        self.head = first_head(chain_id, self.key)
+
+    def sign(self, charge: Charge, private: Private) -> Signed:
+        """Number, chain and sign one statement. `private` names this signer's chain, operator and key."""
+        number = self.next_number
+        columns = Columns(
+            number,
+            charge.program,
+            charge.payer,
+            self.method,
+            charge.units,
+            charge.amount,
+            charge.price_version,
+        ).pack()
+        encoded = encode_trusted(private.to_value())
+        digest = statement_hash(columns, private_hash(encoded))
+        previous = self.head
+        head = next_head(previous, digest)
+        signature = self._cose(statement_payload(self.chain_id, self.key, number, digest, head))
+        self.next_number = number + 1
+        self.head = head
+        return Signed(number, digest, columns, encoded, previous, head, signature)
+
+    def sign_stream_head(self, request: bytes, effective: bytes, chunks: int, head: bytes) -> bytes:
+        """The COSE_Sign1 that proves what a stream delivered up to `head`."""
+        return self._cose(stream_payload(self.chain_id, self.key, request, effective, chunks, head))
+
+    def prove_possession(self, digest: bytes) -> bytes:
+        """A COSE_Sign1 over a registration digest: what a key without attestation registers with."""
+        return self._cose(digest)
+
+    def mac_key(self, client_key: bytes, request: bytes, effective: bytes) -> bytes:
+        """The key of a stream's MACs, shared with whoever holds the private half of `client_key` (65 bytes)."""
+        return mac_key(shared_secret(self._transport, client_key), request, effective)
+
+    def _cose(self, payload: bytes) -> bytes:
+        r, s = decode_dss_signature(self._signing.sign(signature_input(payload), _ES256))
+        return cose_sign1(r, s)
+
+
+def _point(private: ec.EllipticCurvePrivateKey) -> bytes:
+    return private.public_key().public_bytes(Encoding.X962, PublicFormat.UncompressedPoint)
