@@ -6,7 +6,8 @@ Rules:
 2. There is one encoding of a value. `decode` refuses every other, and whatever exceeds its limits before it allocates.
 3. Every hash has a tag: H(tag, data) = SHA-256(u8(len(tag)) ‖ tag ‖ data). The length makes tags prefix-free.
 4. The JSON view is for people. It is canonical JSON (RFC 8785) of the mapping below, and a file must be that, byte for byte.
-   Byte strings are "utf8:…" where they are UTF-8 without control characters, else "hex:…" up to 64 bytes, else "b64:…" (base64url, no padding).
+   Byte strings are "utf8:…" where they are UTF-8 without control characters, else "hex:…" up to 64 bytes, else "b64:…"
+   (base64url, no padding).
    Texts that begin like one of these get "text:" in front; integers beyond ±(2^53-1) become "int:…".
 
 Pure: no clock, no randomness, no input or output.
