@@ -77,10 +77,13 @@ def effective_parts(effective: bytes) -> list[Part]:
 def _parts(body: bytes, cut: _Cut, leave_out: str | None) -> list[Part]:
     _refuse_ambiguous(body)
     parts: list[Part] = []
-    members = _MEMBERS.decode(body)
-    if leave_out is not None:
-        members.pop(leave_out, None)
-    _cut_members("", members, cut, parts)
+    try:
+        members = _MEMBERS.decode(body)
+        if leave_out is not None:
+            members.pop(leave_out, None)
+        _cut_members("", members, cut, parts)
+    except msgspec.DecodeError as error:  # stricter than the parser above about escapes in names
+        raise MalformedBody("a name in the body is malformed") from error
     if len(parts) > MAX_PARTS:
         raise MalformedBody("the body has too many parts", limit=MAX_PARTS)
     return parts

@@ -70,6 +70,7 @@ __all__ = [
     "validators_hash",
     "verify_adjacent",
     "verify_commit",
+    "verify_overlap",
     "verify_result",
     "verify_skipping",
     "vote_sign_bytes",
@@ -273,10 +274,14 @@ def _check_times(trusted: Header, header: Header, now_ns: int, trusting_period_n
 
 
 def _check_overlap(trusted: Header, trusted_validators: Sequence[Validator], signed: SignedHeader) -> None:
-    """More than a third of the trusted power voted for the block."""
-    total = _checked_power(trusted_validators)
     if validators_hash(trusted_validators) not in (trusted.validators_hash, trusted.next_validators_hash):
         raise WrongValidators("the trusted set is not the trusted header's")
+    verify_overlap(trusted.chain_id, trusted_validators, signed)
+
+
+def verify_overlap(chain_id: str, trusted_validators: Sequence[Validator], signed: SignedHeader) -> None:
+    """More than a third of the trusted power voted for the block. Raises NotSigned, WrongValidators, BadSignature."""
+    total = _checked_power(trusted_validators)
     by_address = {item.address: item for item in trusted_validators}
     power = 0
     for place, vote in enumerate(signed.commit.signatures):
@@ -284,7 +289,7 @@ def _check_overlap(trusted: Header, trusted_validators: Sequence[Validator], sig
             continue
         validator = by_address.pop(vote.address, None)  # popped: a second vote of one validator counts nothing
         if validator is not None:
-            _check_vote(trusted.chain_id, signed.commit, place, validator, vote)
+            _check_vote(chain_id, signed.commit, place, validator, vote)
             power += validator.power
     if power * 3 <= total:
         raise NotSigned("not more than a third of the trusted power signed", total=total, found=power)

@@ -248,6 +248,9 @@ class _Verification:
             parts = request_parts(opening.endpoint, self.question.request)
         elif opening is not None:
             parts = opening.request
+            if parts is not None and parts[:1] != (("endpoint", opening.endpoint.encode()),):
+                detail = "the request shown is for another endpoint than the opening names"
+                return Check(CheckName.REQUEST, Outcome.FAIL, detail, "commitment_mismatch")
         return self._opened(
             CheckName.REQUEST, "request", self.private.request, parts, given=self.question.request is not None
         )
