@@ -1,0 +1,292 @@
+"""The committed state: flat key-value, its tree, the history, and what else must be durable together with them.
+
+Rules:
+1. A block's changes are first prepared (roots known, nothing written), then committed. What is prepared may be thrown
+   away; what is committed is one transaction: values, tree pages, history, records and height, or nothing of it.
+2. `transaction()` makes several writes one. It nests: only leaving the outermost commits; an exception undoes all.
+3. State is hashed, records are not: blocks, indexes and pools live in records, under prefixes that their owners choose.
+4. Two stores that committed the same changes in the same order of heights have the same roots, whatever the backend.
+
+`MemoryStore` is for tests and simulations; `sqlite.SqliteStore` is what nodes use. One conformance suite tests both.
+"""
+
+from abc import ABC, abstractmethod
+from bisect import bisect_left
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from enum import Enum
+from hashlib import sha256
+from typing import Self
+
+from avow.chain.state import history as history_nodes
+from avow.chain.state import tree
+from avow.chain.state.errors import CorruptState, StaleCandidate, StoreFailed
+from avow.receipt import fields
+from avow.receipt.encoding import decode, encode
+from avow.receipt.headers import app_hash
+from avow.receipt.merkle import EMPTY_SUBTREE, HistoryProof, MountainRange, SparseProof, sparse_path
+
+
+class Table(Enum):
+    """Where a backend keeps things."""
+
+    STATE = "state"
+    PAGE = "page"
+    HISTORY = "history"
+    RECORD = "record"
+
+
+_EMPTY_HISTORY = MountainRange()
+
+
+@dataclass(frozen=True, slots=True)
+class Committed:
+    """What the last commit left: a height, and the roots of the state after it."""
+
+    height: int = 0
+    state_root: bytes = EMPTY_SUBTREE
+    history: MountainRange = _EMPTY_HISTORY
+
+    @property
+    def app_hash(self) -> bytes:
+        """What the next header says of this state."""
+        return app_hash(self.state_root, self.history.root())
+
+    def encoded(self) -> bytes:
+        return encode(
+            {
+                "height": self.height,
+                "state_root": self.state_root,
+                "size": self.history.size,
+                "peaks": list(self.history.peaks),
+            }
+        )
+
+    @classmethod
+    def decoded(cls, data: bytes) -> Self:
+        """Raises EncodingError when the store holds something else."""
+        items = fields.mapping(decode(data), "committed", ("height", "state_root", "size", "peaks"))
+        peaks = fields.array(items["peaks"], "peaks", max_length=64)
+        history = MountainRange(
+            fields.integer(items["size"], "size"), tuple(fields.octets(item, "peak", 32) for item in peaks)
+        )
+        return cls(
+            fields.integer(items["height"], "height"), fields.octets(items["state_root"], "state_root", 32), history
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """A state that could be the next one: its roots, and all that committing it writes."""
+
+    base: Committed
+    state_root: bytes
+    history: MountainRange
+    values: tuple[tuple[bytes, bytes | None], ...]
+    pages: tree.PageWrites
+    nodes: Mapping[bytes, bytes]
+
+    @property
+    def app_hash(self) -> bytes:
+        return app_hash(self.state_root, self.history.root())
+
+
+Changes = Mapping[bytes, bytes | None] | Iterable[tuple[bytes, bytes | None]]
+
+
+class Store(ABC):
+    """The rules above over a backend that can read, scan, write and undo."""
+
+    def __init__(self) -> None:
+        self._depth = 0
+        self._doomed = False
+        self._committed = Committed()
+
+    # Backend -------------------------------------------------------------------------------------------------------
+
+    @abstractmethod
+    def _read(self, table: Table, key: bytes) -> bytes | None: ...
+    def _read_many(self, table: Table, keys: Sequence[bytes]) -> dict[bytes, bytes]:
+        """Those of the keys that there are, with their values."""
+        found = ((key, self._read(table, key)) for key in keys)
+        return {key: value for key, value in found if value is not None}
+
+    @abstractmethod
+    def _scan(self, table: Table, first: bytes, beyond: bytes | None) -> Iterator[tuple[bytes, bytes]]:
+        """Keys from `first` to below `beyond`, in order."""
+
+    @abstractmethod
+    def _write(self, table: Table, items: Sequence[tuple[bytes, bytes | None]]) -> None: ...
+    @abstractmethod
+    def _begin(self) -> None: ...
+    @abstractmethod
+    def _finish(self) -> None:
+        """Durable on return."""
+
+    @abstractmethod
+    def _undo(self) -> None: ...
+    @abstractmethod
+    def close(self) -> None: ...
+
+    # Reading -------------------------------------------------------------------------------------------------------
+
+    @property
+    def committed(self) -> Committed:
+        return self._committed
+
+    def get(self, key: bytes) -> bytes | None:
+        """The committed value of a state key."""
+        return self._read(Table.STATE, key)
+
+    def iterate(self, prefix: bytes) -> Iterator[tuple[bytes, bytes]]:
+        """Committed keys and values under a prefix, in order of keys."""
+        return self._scan(Table.STATE, prefix, _beyond(prefix))
+
+    def prove(self, key: bytes) -> SparseProof:
+        """That the key holds its committed value, or none, under `committed.state_root`."""
+        return tree.prove(self._read_pages, sparse_path(key))
+
+    def prove_history(self, index: int) -> HistoryProof:
+        """That leaf `index` stands in the history, under its committed root."""
+        return history_nodes.prove(self._read_node, self._committed.history, index)
+
+    def record(self, key: bytes) -> bytes | None:
+        return self._read(Table.RECORD, key)
+
+    def records(self, prefix: bytes, *, start: bytes = b"") -> Iterator[tuple[bytes, bytes]]:
+        """Records under a prefix, in order of keys, from `prefix ‖ start` on."""
+        return self._scan(Table.RECORD, prefix + start, _beyond(prefix))
+
+    def _read_pages(self, prefixes: Sequence[bytes]) -> dict[bytes, bytes]:
+        return self._read_many(Table.PAGE, prefixes)
+
+    def _read_node(self, key: bytes) -> bytes | None:
+        return self._read(Table.HISTORY, key)
+
+    # Writing -------------------------------------------------------------------------------------------------------
+
+    def prepare(self, changes: Changes, leaves: Sequence[bytes] = ()) -> Candidate:
+        """The state after these changes and these new history leaves; each key once. Writes nothing."""
+        values = tuple(sorted(changes.items() if isinstance(changes, Mapping) else changes))
+        hashed = [(sparse_path(key), None if value is None else sha256(value).digest()) for key, value in values]
+        state_root, pages = tree.update(self._read_pages, hashed) if hashed else (self._committed.state_root, {})
+        history, nodes = history_nodes.extend(self._committed.history, leaves)
+        return Candidate(self._committed, state_root, history, values, pages, nodes)
+
+    def commit(self, candidate: Candidate, height: int) -> Committed:
+        """Make the candidate the committed state of `height`. Raises StaleCandidate when the state has moved on."""
+        if candidate.base != self._committed:
+            raise StaleCandidate("the state has changed since this was prepared", height=height)
+        if height <= self._committed.height and self._committed.height != 0:
+            raise StaleCandidate("heights only grow", height=height, committed=self._committed.height)
+        with self.transaction():
+            self._write(Table.STATE, candidate.values)
+            self._write(Table.PAGE, sorted(candidate.pages.items()))
+            self._write(Table.HISTORY, sorted(candidate.nodes.items()))
+            committed = Committed(height, candidate.state_root, candidate.history)
+            self._write(Table.RECORD, [(_COMMITTED, committed.encoded())])
+            self._committed = committed
+        return committed
+
+    def put_records(self, items: Iterable[tuple[bytes, bytes | None]]) -> None:
+        """Set records (None removes), in the open transaction or in one of their own."""
+        with self.transaction():
+            self._write(Table.RECORD, list(items))
+
+    @contextmanager
+    def transaction(self) -> Iterator[None]:
+        """Rule 2. After an exception the store is what it was before the outermost transaction."""
+        if self._depth == 0:
+            self._begin()
+            self._doomed = False
+        self._depth += 1
+        try:
+            yield
+            if self._doomed:
+                raise StoreFailed("a part of the transaction had failed")
+            if self._depth == 1:
+                self._finish()
+        except BaseException:
+            self._doomed = True
+            if self._depth == 1:
+                self._undo()
+                self._load()
+            raise
+        finally:
+            self._depth -= 1
+
+    def _load(self) -> None:
+        """Read back what the last durable commit left."""
+        encoded = self._read(Table.RECORD, _COMMITTED)
+        self._committed = Committed() if encoded is None else Committed.decoded(encoded)
+
+    def check(self) -> None:
+        """Rebuild both roots from the values and leaves alone and compare. Raises CorruptState. Slow: O(state)."""
+        entries = ((sparse_path(key), sha256(value).digest()) for key, value in self.iterate(b""))
+        root, _ = tree.update(lambda _: {}, entries)
+        if root != self._committed.state_root:
+            raise CorruptState(
+                "the values do not give the state root", expected=self._committed.state_root.hex(), found=root.hex()
+            )
+
+
+_COMMITTED = b"\x00committed"
+
+
+def _beyond(prefix: bytes) -> bytes | None:
+    """The least key above every key with this prefix; None when there is none."""
+    stripped = prefix.rstrip(b"\xff")
+    return stripped[:-1] + bytes([stripped[-1] + 1]) if stripped else None
+
+
+class MemoryStore(Store):
+    """Dictionaries, with an undo list for transactions."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._tables: dict[Table, dict[bytes, bytes]] = {table: {} for table in Table}
+        self._undo_list: list[tuple[Table, bytes, bytes | None]] = []
+        self._sorted: dict[Table, list[bytes] | None] = dict.fromkeys(Table)
+
+    def _read(self, table: Table, key: bytes) -> bytes | None:
+        return self._tables[table].get(key)
+
+    def _scan(self, table: Table, first: bytes, beyond: bytes | None) -> Iterator[tuple[bytes, bytes]]:
+        keys = self._sorted[table]
+        if keys is None:
+            keys = self._sorted[table] = sorted(self._tables[table])
+        end = len(keys) if beyond is None else bisect_left(keys, beyond)
+        for key in keys[bisect_left(keys, first) : end]:
+            value = self._tables[table].get(key)
+            if value is not None:
+                yield key, value
+
+    def _write(self, table: Table, items: Sequence[tuple[bytes, bytes | None]]) -> None:
+        held = self._tables[table]
+        for key, value in items:
+            self._undo_list.append((table, key, held.get(key)))
+            self._set(table, key, value)
+
+    def _set(self, table: Table, key: bytes, value: bytes | None) -> None:
+        held = self._tables[table]
+        if (key in held) != (value is not None):
+            self._sorted[table] = None
+        if value is None:
+            held.pop(key, None)
+        else:
+            held[key] = value
+
+    def _begin(self) -> None:
+        self._undo_list.clear()
+
+    def _finish(self) -> None:
+        self._undo_list.clear()
+
+    def _undo(self) -> None:
+        for table, key, value in reversed(self._undo_list):
+            self._set(table, key, value)
+        self._undo_list.clear()
+
+    def close(self) -> None:
+        """Nothing to give back."""
