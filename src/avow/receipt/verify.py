@@ -188,6 +188,7 @@ class _Verification:
             return Check(name, Outcome.FAIL, f"the key is registered for {record.method.label}", "wrong_method")
         if record.signing_key != self.evidence.signing_key:
             return Check(name, Outcome.FAIL, "the record holds another signing key", "wrong_key")
+        self.record = record
         return self._in_force(record, standing.block.header.time_ns // 1_000_000)
 
     def _in_force(self, record: KeyRecord, shown_ms: int) -> Check:
@@ -207,7 +208,6 @@ class _Verification:
         if limit is not None and age > limit and (settled is None or shown_ms < ended):
             detail = f"the key's standing is shown {age // 1000} s away from the statement, more than {limit // 1000} s"
             return Check(name, Outcome.FAIL, detail, "standing_too_old")
-        self.record = record
         detail = f"the key stood registered for {record.method.label}, shown {age // 1000} s away"
         return Check(name, Outcome.PASS, detail)
 

@@ -1,0 +1,235 @@
+"""Write tests/vectors/: receipts, valid and not, each with the verdict and the checks that refuse it; encodings; commitments; streams.
+
+Run it only when a new version of the format is made: what is published is frozen.
+"""
+
+import json
+import sys
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
+from tests.simulator import CHAT, Simulator  # noqa: E402
+
+from avow.methods import checks  # noqa: E402
+from avow.receipt.commitment import commit, request_parts, response_parts  # noqa: E402
+from avow.receipt.encoding import base64url, encode, to_json  # noqa: E402
+from avow.receipt.receipt import Receipt  # noqa: E402
+from avow.receipt.standing import KeyState  # noqa: E402
+from avow.receipt.statement import Method  # noqa: E402
+from avow.receipt.stream import chunk_mac, stream_next, stream_parts, stream_start  # noqa: E402
+from avow.receipt.trust import TrustPolicy  # noqa: E402
+from avow.receipt.verify import Question  # noqa: E402
+
+SEED = bytes(range(32))
+
+
+def receipts() -> Iterator[tuple[str, Receipt, TrustPolicy | None, Question]]:
+    for method in (Method.VANILLA, Method.TEE):
+        network = Simulator(f"vectors {method.label}", validators=4 if method is Method.TEE else 1)
+        if method is Method.TEE:
+            network.register(method)
+        body = network.chat_body("What is the capital of France?")
+        response, plain = network.answer(CHAT, body, method, nonce=b"vector nonce")
+        _, other = network.answer(CHAT, network.chat_body("other"), method, nonce=b"other nonce")
+        [settled, _] = network.settle([plain, other])
+        opened = settled.opened(body, response)
+        trust, ask = network.trust(), Question(network.now_ms)
+        evidence, private = opened.evidence, opened.statement.private
+        label = method.label
+        yield f"{label} settled and opened", opened, trust, ask
+        yield f"{label} not settled", plain, trust, ask
+        yield f"{label} redacted", settled.redacted(), trust, ask
+        yield f"{label} disclosed", opened.disclosing(["request/messages/0", "effective"]), trust, ask
+        yield f"{label} refreshed", network.refresh(settled), trust, replace(ask, now_ms=network.now_ms)
+        yield f"{label} without a policy", opened, None, ask
+        yield f"{label} of another chain", opened, replace(trust, chain_id="avow-0000000000000000"), ask
+        yield (
+            f"{label} beyond the trusting period",
+            opened,
+            trust,
+            replace(ask, now_ms=trust.time_ms + trust.trusting_period_ms + 1),
+        )
+        yield f"{label} with a replayed nonce", opened, trust, replace(ask, nonce=b"other nonce")
+        yield f"{label} with another number", _columns(opened, number=1), trust, ask
+        yield f"{label} with another amount", _columns(opened, amount=1), trust, ask
+        yield (
+            f"{label} with another signature",
+            replace(opened, evidence=replace(evidence, signature=other.evidence.signature)),
+            trust,
+            ask,
+        )
+        yield (
+            f"{label} with another head before it",
+            replace(opened, evidence=replace(evidence, previous_head=bytes(32))),
+            trust,
+            ask,
+        )
+        opening = opened.opening
+        assert opening is not None
+        assert opened.settlement is not None
+        yield f"{label} with another seed", replace(opened, opening=replace(opening, seed=bytes(32))), trust, ask
+        yield (
+            f"{label} with other effective parameters",
+            replace(opened, opening=replace(opening, effective=b"{}")),
+            trust,
+            ask,
+        )
+        yield f"{label} with another answer", replace(opened, opening=replace(opening, response=())), trust, ask
+        proof = opened.settlement
+        yield (
+            f"{label} with a forged leaf path",
+            replace(opened, settlement=replace(proof, leaf_path=(bytes(32),))),
+            trust,
+            ask,
+        )
+        yield (
+            f"{label} with the wrong header",
+            replace(opened, settlement=replace(proof, block=network.blocks[0])),
+            trust,
+            ask,
+        )
+        too_few = network.sign_block(proof.block.header, signers=0 if method is Method.VANILLA else 2)
+        yield f"{label} with too few votes", replace(opened, settlement=replace(proof, block=too_few)), trust, ask
+        ended = private.ended_ms
+        for name, change in (
+            ("of a revoked key", {"state": KeyState.REVOKED}),
+            ("of an expired key", {"state": KeyState.ACTIVE, "until_ms": ended - 1}),
+            ("of a compromised key", {"until_ms": None, "compromised_from": 1}),
+        ):
+            network.set_record(method, replace(network.keys[method].record, **change))
+            shown = replace(plain, evidence=replace(plain.evidence, standing=network.standing(method)))
+            yield f"{label} {name}", shown, trust, replace(ask, now_ms=network.now_ms)
+    network = Simulator("vectors stream")
+    body = network.chat_body("stream it", stream=True)
+    streamed = network.stream(body)
+    stream = streamed.receipt.statement.private.stream
+    assert stream is not None
+    parts = stream_parts([event.data for event in streamed.events], stream.head)
+    yield "a stream", streamed.receipt.opened(body, parts), network.trust(), Question(network.now_ms)
+
+
+def _columns(receipt: Receipt, **changes: Any) -> Receipt:
+    return replace(receipt, statement=replace(receipt.statement, columns=replace(receipt.statement.columns, **changes)))
+
+
+def receipt_vectors() -> list[dict[str, Any]]:
+    vectors = []
+    for name, receipt, trust, question in receipts():
+        report = checks.verify(receipt, trust, question)
+        vectors.append(
+            {
+                "name": name,
+                "now_ms": question.now_ms,
+                "nonce": None if question.nonce is None else question.nonce.hex(),
+                "trust": None if trust is None else json.loads(trust.to_json()),
+                "id": receipt.id,
+                "receipt": base64url(receipt.to_bytes()),
+                "verdict": report.verdict.value,
+                "checks": {check.name.value: check.outcome.value for check in report.checks},
+                "codes": {check.name.value: check.code for check in report.checks if check.code},
+            }
+        )
+    return vectors
+
+
+def encoding_vectors() -> dict[str, Any]:
+    values: list[Any] = [
+        0, 23, 24, 255, 256, 65535, 65536, (1 << 64) - 1, -1, -(1 << 63), b"", b"\0", b"text", bytes(65), "", "é", "hex:00", "text:", [], [1, [2]], {},
+        {"b": 1, "a": 2, "aa": 3}, None, True, False, 1 << 53, -(1 << 53),
+    ]  # fmt: skip
+    refused = [
+        "1800",
+        "1b00000000ffffffff",
+        "5f4100ff",
+        "9fff",
+        "bfff",
+        "c240",
+        "f97c00",
+        "f7",
+        "a2616201616100",
+        "a2616101616100",
+        "a10000",
+        "61ff",
+        "0000",
+        "",
+    ]
+    return {
+        "accepted": [{"cbor": encode(value).hex(), "json": to_json(value).decode()} for value in values],
+        "refused_cbor": refused,
+        "refused_json": [
+            '{"a": 1}',
+            '{"b":1,"a":2}',
+            '{"a":1.0}',
+            '{"a":"hex:AB"}',
+            '{"a":"int:5"}',
+            '{"a":"text:plain"}',
+            '{"a":1}\n',
+        ],
+    }
+
+
+def commitment_vectors() -> list[dict[str, Any]]:
+    request = b'{"model":"m", "messages":[{"role":"user","content":"a"} , {"role":"user","content":"b"}],"temperature":0.70,"a/b":{"~":1}}'
+    response = b'{"id":"x","choices":[{"index":0,"message":{"role":"assistant","content":"hi","tool_calls":[{"id":"1"}]}}],"usage":{},"avow":{"receipt":"r"}}'
+    shown = []
+    for kind, body, parts in (
+        ("request", request, request_parts(CHAT, request)),
+        ("response", response, response_parts(response)),
+    ):
+        shown.append(
+            {
+                "kind": kind,
+                "endpoint": CHAT if kind == "request" else None,
+                "body": body.decode(),
+                "seed": SEED.hex(),
+                "parts": [[name, data.decode()] for name, data in parts],
+                "commitment": commit(kind, SEED, parts).hex(),  # type: ignore[arg-type]
+            }
+        )
+    return shown
+
+
+def stream_vector() -> dict[str, Any]:
+    chunks = [
+        b'{"id":"c","created":1,"model":"m","choices":[{"index":0,"delta":{"role":"assistant","content":"a"}}]}',
+        b'{"id":"c","choices":[]}',
+    ]
+    head = stream_start(b"\x01" * 32, b"\x02" * 32)
+    heads, macs = [head.hex()], []
+    for chunk in chunks:
+        head = stream_next(head, chunk)
+        heads.append(head.hex())
+        macs.append(chunk_mac(b"\x03" * 32, head).hex())
+    parts = [[name, data.hex()] for name, data in stream_parts(chunks, head)]
+    return {
+        "request": "01" * 32,
+        "effective": "02" * 32,
+        "mac_key": "03" * 32,
+        "chunks": [c.decode() for c in chunks],
+        "heads": heads,
+        "macs": macs,
+        "parts": parts,
+    }
+
+
+def main() -> None:
+    folder = ROOT / "tests" / "vectors"
+    made = {
+        "receipts": receipt_vectors(),
+        "encoding": encoding_vectors(),
+        "commitments": commitment_vectors(),
+        "stream": stream_vector(),
+    }
+    for name, content in made.items():
+        (folder / f"{name}.json").write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    for vector in made["receipts"]:
+        print(f"{vector['verdict']:10} {vector['name']}: {vector['codes']}")
+
+
+if __name__ == "__main__":
+    main()
