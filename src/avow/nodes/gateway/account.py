@@ -1,0 +1,103 @@
+"""The gateway's own account, which pays for answers until callers pay themselves, and its allowances for the nodes it uses.
+
+Rules:
+1. The key is made once, in HOME/gateway/key (32 bytes as hex, mode 0600); its address is what a genesis funds.
+2. For each connected node there is an allowance on chain (bank.allow); it is opened at once and renewed when less than a quarter
+   of it or less than a quarter of its time is left. A chain that is away is tried again; until then a node may refuse the payer.
+"""
+
+import asyncio
+import logging
+import secrets
+import time
+from pathlib import Path
+from typing import Protocol, Self
+
+from coincurve import PrivateKey
+
+from avow.errors import AvowError, EncodingError
+from avow.home import write_private
+from avow.nodes.gateway.directory import Directory
+from avow.receipt.requester import address_of
+
+log = logging.getLogger("avow.gateway")
+
+ALLOWANCE_WEI = 10**18
+ALLOWANCE_MS = 7 * 24 * 3_600_000
+POLL_S = 10.0
+RETRY_S = 0.5
+
+
+class Bank(Protocol):
+    """What is needed of the chain; a view that may lag a block behind."""
+
+    async def allowance(self, payer: bytes, node: bytes) -> tuple[int, int]:
+        """What is left in wei, and until when, in milliseconds of block time."""
+        ...
+
+    async def allow(self, node: bytes, cap: int, expiry_ms: int) -> None:
+        """Replace the allowance; returns once it is in a block."""
+        ...
+
+
+def account_key(file: Path) -> bytes:
+    """The account's private key, made when the file is not there yet. Raises EncodingError for a file that holds none."""
+    if not file.exists():
+        write_private(file, secrets.token_bytes(32).hex().encode() + b"\n")
+    text = file.read_text().strip()
+    try:
+        key = bytes.fromhex(text)
+    except ValueError:
+        key = b""
+    if len(key) != 32:
+        raise EncodingError("the gateway's key file does not hold 32 bytes as hex", file=file.name)
+    return key
+
+
+def account_address(file: Path) -> bytes:
+    """The address of the account in `file`: what a genesis funds."""
+    return address_of(PrivateKey(account_key(file)).public_key.format(compressed=False))
+
+
+class PayerAccount:
+    """The account, and the bank that holds its allowances (None where there is no chain)."""
+
+    def __init__(self, address: bytes, bank: Bank | None) -> None:
+        self.address = address
+        self._bank = bank
+
+    @classmethod
+    def open(cls, file: Path, chain: str | None) -> Self:
+        """From its key file and the chain's JSON-RPC address."""
+        key = account_key(file)
+        bank: Bank | None = None
+        if chain is not None:
+            from avow.nodes.gateway.bank import ChainBank
+
+            bank = ChainBank(chain, key)
+        return cls(address_of(PrivateKey(key).public_key.format(compressed=False)), bank)
+
+    async def keep_allowances(self, directory: Directory) -> None:
+        """Rule 2, until cancelled."""
+        bank = self._bank
+        if bank is None:
+            return
+        checked: dict[bytes, float] = {}
+        while True:
+            for link in directory.connected():
+                operator = link.description.operator if link.description else b""
+                if not operator or time.monotonic() - checked.get(operator, -POLL_S) < POLL_S:
+                    continue
+                try:
+                    await self._renew(bank, operator)
+                except AvowError as error:
+                    log.warning("no allowance for node 0x%s yet: %s", operator.hex(), error.detail)
+                else:
+                    checked[operator] = time.monotonic()
+            await asyncio.sleep(RETRY_S)
+
+    async def _renew(self, bank: Bank, operator: bytes) -> None:
+        now_ms = time.time_ns() // 1_000_000
+        remaining, expiry_ms = await bank.allowance(self.address, operator)
+        if remaining < ALLOWANCE_WEI // 4 or expiry_ms < now_ms + ALLOWANCE_MS // 4:
+            await bank.allow(operator, ALLOWANCE_WEI, now_ms + ALLOWANCE_MS)

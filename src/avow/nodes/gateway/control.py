@@ -1,0 +1,235 @@
+"""Everything beside inference: what is served here, receipts, the trust policy, health and metrics."""
+
+import re
+from collections.abc import Awaitable, Callable
+from typing import Any, Protocol
+
+import msgspec
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route as Path
+
+from avow.errors import AvowError, EncodingError, NotFound, TooLarge, Unavailable
+from avow.nodes.errors import NotSettled
+from avow.nodes.gateway.config import VERSION
+from avow.nodes.gateway.directory import Directory, Link
+from avow.nodes.gateway.errors import BadOption, NoNode
+from avow.nodes.gateway.metrics import CONTENT_TYPE, GatewayMetrics
+from avow.nodes.gateway.pages import ASSETS, RECEIPT_PAGE, Asset
+from avow.nodes.jobs import ProgramDescription
+from avow.receipt.encoding import from_base64url
+from avow.receipt.receipt import Receipt
+
+MAX_WAIT_MS = 30_000
+_ID = re.compile(r"[0-9a-f]{64}\Z")
+_encode = msgspec.json.Encoder().encode
+_PRIVATE_HEADERS = {"cache-control": "no-store", "x-content-type-options": "nosniff"}
+
+
+class TrustSource(Protocol):
+    """Where the network's trust policy comes from, and what it says of a receipt."""
+
+    async def policy(self) -> bytes:
+        """The policy's JSON. Raises Unavailable."""
+        ...
+
+    async def report(self, receipt: Receipt) -> dict[str, object]:
+        """The verification of a receipt, as JSON-able value. Raises Unavailable."""
+        ...
+
+
+def json_response(value: object, status: int = 200, headers: dict[str, str] | None = None) -> Response:
+    return Response(_encode(value), status, {"cache-control": "no-store"} | (headers or {}), "application/json")
+
+
+class Control:
+    """The handlers of the control plane."""
+
+    def __init__(self, directory: Directory, metrics: GatewayMetrics, trust: TrustSource) -> None:
+        self._directory = directory
+        self._metrics = metrics
+        self._trust = trust
+
+    def routes(self) -> list[Path]:
+        handlers: dict[str, Callable[[Request], Awaitable[Response]]] = {
+            "/": self.root,
+            "/v1/models": self.models,
+            "/v1/models/{model}": self.model,
+            "/v2": self.server,
+            "/v2/health/live": self.live,
+            "/v2/health/ready": self.ready,
+            "/v2/models/{model}": self.tensor_model,
+            "/v2/models/{model}/ready": self.tensor_model_ready,
+            "/receipts/{id}": self.receipt,
+            "/receipts/{id}/report": self.report,
+            "/r/{id}": self.page,
+            "/pages/{name}": self.asset,
+            "/trust": self.trust,
+            "/health": self.health,
+            "/metrics": self.metrics,
+        }
+        return [Path(path, handler, methods=["GET"]) for path, handler in handlers.items()]
+
+    async def root(self, _request: Request) -> Response:
+        """What this is and where things are."""
+        paths = [
+            "/v1/models",
+            "/v1/chat/completions",
+            "/v2",
+            "/receipts/{id}",
+            "/r/{id}",
+            "/trust",
+            "/health",
+            "/metrics",
+        ]
+        return json_response({"name": "avow gateway", "version": VERSION, "paths": paths})
+
+    # models
+
+    async def models(self, _request: Request) -> Response:
+        """OpenAI's list; tensor programs are in it too, marked by their kind."""
+        return json_response({"object": "list", "data": [self._model(item) for item in self._directory.programs()]})
+
+    async def model(self, request: Request) -> Response:
+        return json_response(self._model(self._directory.program(request.path_params["model"])))
+
+    def _model(self, program: ProgramDescription) -> dict[str, Any]:
+        prices = self._directory.prices(program)
+        return {
+            "id": program.name,
+            "object": "model",
+            "created": 0,
+            "owned_by": "avow",
+            "avow": {
+                "program": program.program.hex(),
+                "kind": program.kind,
+                "engine": {"name": program.engine, "version": program.engine_version},
+                "methods": {method.label: {"price_wei_per_unit": str(price)} for method, price in prices.items()},
+            },
+        }
+
+    # Open Inference Protocol v2
+
+    async def server(self, _request: Request) -> Response:
+        return json_response({"name": "avow", "version": VERSION, "extensions": []})
+
+    async def live(self, _request: Request) -> Response:
+        return json_response({"live": True})
+
+    async def ready(self, _request: Request) -> Response:
+        ready = bool(self._directory.programs())
+        return json_response({"ready": ready}, 200 if ready else 503)
+
+    async def tensor_model(self, request: Request) -> Response:
+        program = self._directory.program(request.path_params["model"])
+        if program.kind != "tensor":
+            raise NotFound(f"{program.name} is not a tensor program", param="model")
+        return json_response(tensor_metadata(program))
+
+    async def tensor_model_ready(self, request: Request) -> Response:
+        program = self._directory.program(request.path_params["model"])
+        return json_response({"name": program.name, "ready": True})
+
+    # receipts
+
+    async def receipt(self, request: Request) -> Response:
+        """The receipt by its id: redacted, or opened for who has the secret; JSON, or CBOR where asked for."""
+        data = await self._receipt(request)
+        headers = dict(_PRIVATE_HEADERS)
+        if "application/cbor" in request.headers.get("accept", ""):
+            return Response(data, 200, headers, "application/cbor")
+        return Response(Receipt.from_bytes(data).to_json(), 200, headers, "application/json")
+
+    async def report(self, request: Request) -> Response:
+        """What this gateway finds when it verifies the receipt. A convenience: who doubts runs `avow verify`."""
+        receipt = Receipt.from_bytes(await self._receipt(request))
+        return json_response(await self._trust.report(receipt), headers=_PRIVATE_HEADERS)
+
+    async def _receipt(self, request: Request) -> bytes:
+        name = request.path_params["id"]
+        if not _ID.match(name):
+            raise NotFound("a receipt's id is 64 hexadecimal digits")
+        secret = _secret(request)
+        wait_ms = _wait_ms(request)
+        identity = bytes.fromhex(name)
+        link, data = await self._find(identity, secret)
+        if wait_ms and Receipt.from_bytes(data).settlement is None:
+            try:
+                await link.node.wait_settled(identity, wait_ms)
+                data = await link.node.receipt(identity, secret)
+            except NotSettled:
+                pass
+        return data
+
+    async def _find(self, identity: bytes, secret: bytes | None) -> tuple[Link, bytes]:
+        """Ask each node. The error of the last that had an answer stands; a node that is away may be the one."""
+        refused: AvowError | None = None
+        away: AvowError | None = None
+        for link in self._directory.links:
+            try:
+                return link, await link.node.receipt(identity, secret)
+            except Unavailable as error:
+                away = error
+            except AvowError as error:
+                if error.http_status != 404 or refused is None:
+                    refused = error
+        raise away or refused or NoNode("no inference node is connected")
+
+    async def page(self, request: Request) -> Response:
+        """The same page for every receipt: its script asks for the receipt. The secret is never part of a URL that is sent."""
+        if not _ID.match(request.path_params["id"]):
+            raise NotFound("a receipt's id is 64 hexadecimal digits")
+        return _asset(RECEIPT_PAGE)
+
+    async def asset(self, request: Request) -> Response:
+        found = ASSETS.get(request.path_params["name"])
+        if found is None:
+            raise NotFound("there is no such page")
+        return _asset(found)
+
+    # the process
+
+    async def trust(self, _request: Request) -> Response:
+        return Response(await self._trust.policy(), 200, {"cache-control": "no-store"}, "application/json")
+
+    async def health(self, _request: Request) -> Response:
+        nodes = [
+            {"address": link.address, "connected": link.connected, "in_flight": link.in_flight}
+            for link in self._directory.links
+        ]
+        healthy = any(link.connected for link in self._directory.links)
+        programs = [program.name for program in self._directory.programs()]
+        status = {"status": "ok" if healthy else "unavailable", "version": VERSION, "nodes": nodes, "models": programs}
+        return json_response(status, 200 if healthy else 503)
+
+    async def metrics(self, _request: Request) -> Response:
+        return Response(self._metrics.exposition(), 200, {"content-type": CONTENT_TYPE.decode()})
+
+
+def tensor_metadata(program: ProgramDescription) -> dict[str, Any]:
+    """The model metadata of the Open Inference Protocol."""
+    return {"name": program.name, "versions": [program.program.hex()], "platform": program.engine}
+
+
+def _asset(asset: Asset) -> Response:
+    return Response(asset.body, 200, dict(asset.headers), asset.media_type)
+
+
+def _secret(request: Request) -> bytes | None:
+    text = request.headers.get("avow-secret")
+    if text is None:
+        return None
+    try:
+        secret = from_base64url(text, max_bytes=32)
+    except (EncodingError, TooLarge) as error:
+        raise BadOption("avow-secret is not base64url", param="avow-secret") from error
+    if len(secret) != 32:
+        raise BadOption("avow-secret has 32 bytes", param="avow-secret")
+    return secret
+
+
+def _wait_ms(request: Request) -> int:
+    text = request.query_params.get("wait_ms", "0")
+    if not text.isascii() or not text.isdigit() or len(text) > 6 or int(text) > MAX_WAIT_MS:
+        raise BadOption(f"wait_ms is a number up to {MAX_WAIT_MS}", param="wait_ms")
+    return int(text)

@@ -1,0 +1,218 @@
+"""Which node serves which program by which method, and the connections to the nodes.
+
+A link keeps one connection to one node: it connects, asks what the node offers, notices a lost connection, and connects again
+with growing pauses. A request is routed to the connected node that offers its program and method and works on the fewest.
+"""
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Iterator
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Protocol
+
+from avow.errors import AvowError, Unavailable
+from avow.nodes.gateway.errors import MethodNotOffered, NoNode, TooManyRequests, UnknownModel, WrongKind
+from avow.nodes.jobs import Answer, Begin, Chunks, Head, Job, NodeDescription, NodeStatus, ProgramDescription
+from avow.receipt.statement import Method
+
+Event = Begin | Chunks | Head | Answer
+log = logging.getLogger("avow.gateway")
+
+FIRST_PAUSE_S = 0.05
+LONGEST_PAUSE_S = 1.0
+REFRESH_S = 5.0
+"""How often a node is asked anew what it offers: prices and keys change."""
+
+
+class Node(Protocol):
+    """What a gateway needs of avow.nodes.node_client.NodeClient."""
+
+    @property
+    def closed(self) -> bool: ...
+
+    async def connect(self, address: str) -> None: ...
+
+    async def close(self) -> None: ...
+
+    async def describe(self) -> NodeDescription: ...
+
+    async def infer(self, job: Job) -> Answer: ...
+
+    def stream(self, job: Job) -> AsyncGenerator[Event, None]: ...
+
+    async def receipt(self, id: bytes, secret: bytes | None) -> bytes: ...  # noqa: A002
+
+    async def wait_settled(self, id: bytes, timeout_ms: int) -> bytes: ...  # noqa: A002
+
+    async def status(self) -> NodeStatus: ...
+
+
+class Link:
+    """The connection to one node, kept up by `run`."""
+
+    def __init__(self, address: str, connect: Callable[[], Node], limit: int, changed: Callable[[], None]) -> None:
+        self.address = address
+        self.limit = limit
+        self.in_flight = 0
+        self.description: NodeDescription | None = None
+        self.up = asyncio.Event()
+        self._make = connect
+        self._changed = changed
+        self._node: Node | None = None
+
+    @property
+    def node(self) -> Node:
+        """The connected node. Raises NoNode."""
+        node = self._node
+        if node is None or node.closed:
+            raise NoNode("the inference node is not connected", hint="it is tried again by itself")
+        return node
+
+    @property
+    def connected(self) -> bool:
+        return self._node is not None and not self._node.closed
+
+    def __enter__(self) -> Node:
+        """Take one of the node's places. Raises TooManyRequests, NoNode."""
+        node = self.node
+        if self.in_flight >= self.limit:
+            raise TooManyRequests("the node is busy", hint="try again in a moment", limit=self.limit)
+        self.in_flight += 1
+        return node
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.in_flight -= 1
+
+    async def run(self) -> None:
+        """Connect, and connect again, until cancelled."""
+        pause_s = FIRST_PAUSE_S
+        while True:
+            node = self._make()
+            try:
+                await node.connect(self.address)
+                await self._keep(node)
+                pause_s = FIRST_PAUSE_S
+            except (AvowError, OSError) as error:
+                if self._node is not None:
+                    pause_s = FIRST_PAUSE_S
+                log.debug("node %s: %s", self.address, error)
+            finally:
+                self._node = None
+                self.up.clear()
+                self._changed()
+                with contextlib.suppress(AvowError, OSError):
+                    await node.close()
+            await asyncio.sleep(pause_s)
+            pause_s = min(2 * pause_s, LONGEST_PAUSE_S)
+
+    async def _keep(self, node: Node) -> None:
+        """Ask what the node offers now and then, until the connection is lost."""
+        while True:
+            description = await node.describe()
+            if description != self.description or self._node is not node:
+                self.description = description
+                self._node = node
+                self._changed()
+                self.up.set()
+            for _ in range(int(REFRESH_S / 0.05)):
+                await asyncio.sleep(0.05)
+                if node.closed:
+                    raise Unavailable("the connection to the node was lost")
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """One way to answer: this program, on this node, by this method, at `price` wei per unit."""
+
+    link: Link
+    program: ProgramDescription
+    method: Method
+    price: int
+
+
+class Directory:
+    """All links, and the table of routes that their descriptions make."""
+
+    def __init__(
+        self, addresses: Iterable[str], connect: Callable[[], Node], limit: int, default_method: Method
+    ) -> None:
+        self.default_method = default_method
+        self.links = [Link(address, connect, limit, self._rebuild) for address in addresses]
+        self._routes: dict[tuple[str, Method], list[Route]] = {}
+        self._programs: dict[str, ProgramDescription] = {}
+
+    @contextlib.asynccontextmanager
+    async def running(self) -> AsyncIterator[None]:
+        """Keep the links up for as long as the context is open."""
+        tasks = [asyncio.create_task(link.run(), name=f"link {link.address}") for link in self.links]
+        try:
+            yield
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+
+    def _rebuild(self) -> None:
+        routes: dict[tuple[str, Method], list[Route]] = {}
+        programs: dict[str, ProgramDescription] = {}
+        for link in self.links:
+            if not link.connected or link.description is None:
+                continue
+            for program in link.description.programs:
+                programs.setdefault(program.name, program)
+                for method, price in zip(program.methods, program.prices, strict=True):
+                    route = Route(link, program, Method(method), int(price))
+                    for name in (program.name, program.program.hex()):
+                        routes.setdefault((name, route.method), []).append(route)
+        self._routes, self._programs = routes, programs
+
+    def route(self, model: str, method: Method | None, kind: str) -> Route:
+        """The best route. Raises UnknownModel, MethodNotOffered, WrongKind or NoNode."""
+        wanted = self.default_method if method is None else method
+        routes = self._routes.get((model, wanted))
+        if not routes:
+            raise self._unrouted(model, wanted)
+        best = routes[0] if len(routes) == 1 else min(routes, key=lambda route: route.link.in_flight)
+        if best.program.kind != kind:
+            raise WrongKind(f"{best.program.name} is a {best.program.kind} program", param="model")
+        return best
+
+    def _unrouted(self, model: str, method: Method) -> AvowError:
+        if not self._programs:
+            return NoNode("no inference node is connected", hint="it is tried again by itself")
+        offered = [known for known in Method if (model, known) in self._routes]
+        if offered:
+            names = ", ".join(known.label for known in offered)
+            return MethodNotOffered(
+                f"{model[:128]} is not offered by {method.label}, but by {names}", param="avow.method"
+            )
+        return UnknownModel(
+            f"the model {model[:128]!r} is not served here", hint="GET /v1/models lists what is", param="model"
+        )
+
+    def programs(self) -> list[ProgramDescription]:
+        """One description of each program served, by name."""
+        return [self._programs[name] for name in sorted(self._programs)]
+
+    def program(self, model: str) -> ProgramDescription:
+        """Raises UnknownModel or NoNode."""
+        for program in self._programs.values():
+            if model in (program.name, program.program.hex()):
+                return program
+        raise self._unrouted(model, self.default_method)
+
+    def prices(self, program: ProgramDescription) -> dict[Method, int]:
+        """The lowest price of each method that a program is offered by, in wei per unit."""
+        found: dict[Method, int] = {}
+        for method in Method:
+            routes = self._routes.get((program.name, method))
+            if routes:
+                found[method] = min(route.price for route in routes)
+        return found
+
+    def connected(self) -> Iterator[Link]:
+        return (link for link in self.links if link.connected)

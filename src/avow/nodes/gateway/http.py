@@ -1,0 +1,151 @@
+"""Bare ASGI: reading a body within its limit, answering, and knowing when the client has gone or time is up."""
+
+import asyncio
+from collections.abc import Sequence
+from types import TracebackType
+from typing import Literal, Self
+
+from starlette.types import Message, Receive, Send
+
+from avow.errors import AvowError, TooLarge
+from avow.nodes.errors import DeadlineExceeded
+from avow.nodes.gateway.envelope import error_body
+from avow.nodes.gateway.errors import (
+    ClientGone,
+    MalformedRequest,
+    RequestTimeout,
+    UnsupportedMediaType,
+)
+
+HeaderList = Sequence[tuple[bytes, bytes]]
+
+HANG_UP_GRACE_S = 0.05
+"""Short answers are not watched for a hang-up: the watch costs more than what it could save."""
+
+BODY_TIMEOUT_S = 60.0
+"""How long a body that comes in pieces may take."""
+
+_JSON_TYPES = (b"application/json", b"application/json; charset=utf-8", b"application/json;charset=utf-8")
+JSON_HEADER = (b"content-type", b"application/json")
+NO_STORE = (b"cache-control", b"no-store")
+NO_SNIFF = (b"x-content-type-options", b"nosniff")
+
+
+async def read_json_body(headers: HeaderList, receive: Receive, limit: int) -> bytes:
+    """The request's body, at most `limit` bytes. Raises TooLarge, UnsupportedMediaType, ClientGone.
+
+    The media type must be JSON's: a browser sends that across origins only after asking, and nobody here grants it.
+    """
+    media_type = b""
+    for name, value in headers:
+        if name == b"content-length":
+            if not value.isdigit() or len(value) > 15:
+                raise MalformedRequest("content-length is not a number")
+            if int(value) > limit:
+                raise TooLarge("the body is too large", size=int(value), limit=limit)
+        elif name == b"content-type":
+            media_type = value
+        elif name == b"content-encoding" and value.lower() != b"identity":
+            raise UnsupportedMediaType("the body must not be compressed", param="content-encoding")
+    if media_type not in _JSON_TYPES and media_type.lower() not in _JSON_TYPES:
+        raise UnsupportedMediaType("the body must be application/json", param="content-type")
+    message = await receive()
+    if message["type"] == "http.request" and not message.get("more_body", False) and len(message["body"]) <= limit:
+        whole: bytes = message["body"]
+        return whole
+    try:
+        async with asyncio.timeout(BODY_TIMEOUT_S):
+            return await _read_pieces(message, receive, limit)
+    except TimeoutError:
+        raise RequestTimeout(f"the body was not here within {BODY_TIMEOUT_S:g} s") from None
+
+
+async def _read_pieces(message: Message, receive: Receive, limit: int) -> bytes:
+    pieces: list[bytes] = []
+    size = 0
+    while True:
+        if message["type"] != "http.request":
+            raise ClientGone
+        piece = message.get("body", b"")
+        size += len(piece)
+        if size > limit:
+            raise TooLarge("the body is too large", limit=limit)
+        pieces.append(piece)
+        if not message.get("more_body", False):
+            return b"".join(pieces)
+        message = await receive()
+
+
+async def respond(send: Send, status: int, body: bytes, headers: HeaderList) -> None:
+    """A whole answer."""
+    length = (b"content-length", b"%d" % len(body))
+    await send({"type": "http.response.start", "status": status, "headers": [*headers, length]})
+    await send({"type": "http.response.body", "body": body})
+
+
+async def respond_error(send: Send, error: AvowError, headers: HeaderList = ()) -> None:
+    """An error in its envelope; a body that was not read to its end costs the connection."""
+    extra: list[tuple[bytes, bytes]] = [JSON_HEADER, NO_STORE, *headers]
+    if error.http_status == 429:
+        extra.append((b"retry-after", b"1"))
+    if error.http_status in (408, 413, 431):
+        extra.append((b"connection", b"close"))
+    await respond(send, error.http_status, error_body(error), extra)
+
+
+class Watch:
+    """Ends the work of the task that enters it when the client hangs up or the deadline passes.
+
+    Leaving raises ClientGone or DeadlineExceeded in place of the cancellation that this caused; a cancellation from elsewhere
+    passes through. The client is watched from HANG_UP_GRACE_S on.
+    """
+
+    __slots__ = ("_cause", "_deadline_s", "_loop", "_receive", "_task", "_timer", "_waiter")
+
+    def __init__(self, receive: Receive, deadline_s: float) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._receive = receive
+        self._deadline_s = deadline_s
+        self._cause: Literal["gone", "late"] | None = None
+        self._waiter: asyncio.Task[None] | None = None
+
+    def __enter__(self) -> Self:
+        task = asyncio.current_task()
+        if task is None:
+            raise RuntimeError("a Watch is entered in a task")
+        self._task = task
+        self._timer = self._loop.call_later(min(HANG_UP_GRACE_S, self._deadline_s), self._start)
+        return self
+
+    def _start(self) -> None:
+        left = self._deadline_s - HANG_UP_GRACE_S
+        if left <= 0:
+            self._end("late")
+            return
+        self._waiter = self._loop.create_task(self._wait())
+        self._timer = self._loop.call_later(left, self._end, "late")
+
+    async def _wait(self) -> None:
+        while (await self._receive())["type"] != "http.disconnect":
+            pass
+        self._end("gone")
+
+    def _end(self, cause: Literal["gone", "late"]) -> None:
+        if self._cause is None:
+            self._cause = cause
+            self._task.cancel()
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._timer.cancel()
+        if self._waiter is not None:
+            self._waiter.cancel()
+        if self._cause is None:
+            self._cause = "late"  # nothing may cancel the task from here on
+            return
+        if kind is not None and issubclass(kind, asyncio.CancelledError):
+            self._task.uncancel()
+            if self._cause == "gone":
+                raise ClientGone from None
+            raise DeadlineExceeded(f"no answer within {self._deadline_s:g} s") from None

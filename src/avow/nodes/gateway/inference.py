@@ -1,0 +1,250 @@
+"""The hot paths: a chat completion or tensor inference in one piece, and a chat completion as a stream.
+
+Rules:
+1. The caller's bytes go to the node as they came; the node's bytes go to the caller as they came, with the receipt beside them.
+2. What fails before the first byte of a stream has its own HTTP status; what fails later is an event in the stream.
+3. A caller that hangs up, or a deadline that passes, cancels the node's job; the node then closes the statement as incomplete.
+4. With finality `settled` the answer waits for its settlement proof. If that takes too long, a whole answer becomes `not_settled`,
+   with id and secret in the headers, and a stream ends with its receipt as it is, marked `instant`: nothing is lost.
+"""
+
+import os
+import time
+from contextlib import aclosing
+from dataclasses import dataclass
+
+from starlette.types import Receive, Scope, Send
+
+from avow.errors import AvowError, Unavailable
+from avow.nodes.errors import ConnectionLost, NotSettled
+from avow.nodes.gateway import frames
+from avow.nodes.gateway.config import Limits
+from avow.nodes.gateway.directory import Directory, Node, Route
+from avow.nodes.gateway.envelope import error_body
+from avow.nodes.gateway.errors import BadOption, ClientGone, MalformedRequest
+from avow.nodes.gateway.http import JSON_HEADER, NO_STORE, HeaderList, Watch, read_json_body, respond, respond_error
+from avow.nodes.gateway.metrics import GatewayMetrics
+from avow.nodes.gateway.options import MAX_MODEL_NAME, Options, avow_headers, read_head, read_options
+from avow.nodes.gateway.settled import TrustGap
+from avow.nodes.jobs import CHAT, Answer, Begin, Chunks, Job
+from avow.receipt.encoding import base64url
+from avow.receipt.receipt import Receipt
+
+STREAM_HEADERS: HeaderList = (
+    (b"content-type", b"text/event-stream; charset=utf-8"),
+    (b"cache-control", b"no-cache, no-store"),
+)
+
+
+@dataclass(slots=True)
+class _Call:
+    """One request under way, and what is counted of it."""
+
+    endpoint: str
+    started: float
+    method: str = ""
+    stream: bool = False
+    begun: bool = False
+
+
+class Inference:
+    """Answers inference requests; `payer` is the gateway's own account, 20 bytes."""
+
+    def __init__(
+        self, directory: Directory, metrics: GatewayMetrics, gap: TrustGap, payer: bytes, limits: Limits
+    ) -> None:
+        self._directory = directory
+        self._metrics = metrics
+        self._gap = gap
+        self._payer = payer
+        self._limits = limits
+
+    async def chat(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """POST /v1/chat/completions."""
+        await self._serve(_Call("chat", time.perf_counter()), CHAT, None, scope, receive, send)
+
+    async def tensors(self, model: str, scope: Scope, receive: Receive, send: Send) -> None:
+        """POST /v2/models/{model}/infer (Open Inference Protocol)."""
+        endpoint = f"POST {scope['raw_path'].decode('ascii')}"
+        await self._serve(_Call("infer", time.perf_counter()), endpoint, model, scope, receive, send)
+
+    async def _serve(
+        self, call: _Call, endpoint: str, model: str | None, scope: Scope, receive: Receive, send: Send
+    ) -> None:
+        status = 200
+        try:
+            await self._answer(call, endpoint, model, scope, receive, send)
+        except AvowError as error:
+            status = error.http_status
+            self._metrics.errors.add((error.code,))
+            if call.begun:
+                if not isinstance(error, ClientGone):
+                    await send({"type": "http.response.body", "body": frames.error_frame(error_body(error))})
+            elif not isinstance(error, ClientGone):
+                await respond_error(send, error, _secret_headers(error))
+        self._metrics.requests.add((call.endpoint, call.method, str(status)))
+        self._metrics.seconds.observe(
+            (call.endpoint, "true" if call.stream else "false"), time.perf_counter() - call.started
+        )
+
+    async def _answer(
+        self, call: _Call, endpoint: str, model: str | None, scope: Scope, receive: Receive, send: Send
+    ) -> None:
+        headers = scope["headers"]
+        body = await read_json_body(headers, receive, self._limits.body_bytes)
+        head = read_head(body)
+        options = read_options(avow_headers(headers), head.avow, os.urandom)
+        if model is None:
+            if not head.model or len(head.model) > MAX_MODEL_NAME:
+                raise MalformedRequest("model is missing, empty or too long", param="model")
+            route = self._directory.route(head.model, options.method, "chat")
+            call.stream = head.stream is True
+        else:
+            route = self._directory.route(model, options.method, "tensor")
+        if options.client_key is not None and not call.stream:
+            raise BadOption("avow-client-key belongs to a stream", param="avow-client-key")
+        call.method = route.method.label
+        job = self._job(endpoint, body, route, options, stream=call.stream)
+        with route.link as node, Watch(receive, self._limits.deadline_ms / 1000):
+            if call.stream:
+                await self._stream(call, node, job, options, send)
+            else:
+                await self._whole(call, node, job, options, send)
+
+    def _job(self, endpoint: str, body: bytes, route: Route, options: Options, *, stream: bool) -> Job:
+        requester = options.requester
+        return Job(
+            endpoint=endpoint,
+            body=body,
+            program=route.program.program,
+            method=route.method,
+            nonce=options.nonce,
+            nonce_source=options.nonce_source,
+            payer=self._payer,
+            seed=options.seed,
+            requester=None if requester is None else requester.address,
+            requester_signature=None if requester is None else requester.signature,
+            client_key=options.client_key,
+            stream=stream,
+            deadline_ms=self._limits.deadline_ms,
+        )
+
+    async def _whole(self, call: _Call, node: Node, job: Job, options: Options, send: Send) -> None:
+        answer = await node.infer(job)
+        self._delivered(answer)
+        receipt_id = answer.id.hex()
+        receipt = answer.receipt
+        if options.finality == "settled":
+            receipt = await self._settle(node, answer)
+        member = frames.avow_member(receipt_id, call.method, options.finality, receipt, answer.seed)
+        body = frames.splice(answer.body, member)
+        identity = receipt_id.encode()
+        headers = (
+            JSON_HEADER,
+            NO_STORE,
+            (b"avow-receipt-id", identity),
+            (b"avow-receipt-url", b"/receipts/" + identity),
+            (b"avow-secret", frames.base64url_bytes(answer.seed)),
+        )
+        await respond(send, 200, body, headers)
+
+    async def _stream(self, call: _Call, node: Node, job: Job, options: Options, send: Send) -> None:
+        chunk_head: frames.ChunkHead | None = None
+        pending = b""
+        async with aclosing(node.stream(job)) as events:
+            async for event in events:
+                if isinstance(event, Chunks):
+                    if chunk_head is None:
+                        chunk_head = frames.chunk_head(event.data[0])
+                        self._metrics.first_chunk.observe((), time.perf_counter() - call.started)
+                    pending += frames.chunk_frames(event)
+                elif isinstance(event, Begin):
+                    pending = frames.stream_head(event)
+                    seed = event.seed
+                    continue  # an error that comes before the first chunk can still have its own status
+                elif isinstance(event, Answer):
+                    if chunk_head is None:
+                        raise frames.MalformedAnswer("the stream has no chunk")
+                    tail = await self._stream_tail(call, node, event, chunk_head, options, pending, send)
+                    await send({"type": "http.response.body", "body": tail})
+                    return
+                else:
+                    pending += frames.head_frame(event)
+                if not call.begun:
+                    await self._begin(call, seed, send)
+                await send({"type": "http.response.body", "body": pending, "more_body": True})
+                pending = b""
+        raise ConnectionLost("the stream ended without its receipt")
+
+    async def _begin(self, call: _Call, seed: bytes, send: Send) -> None:
+        secret = (b"avow-secret", frames.base64url_bytes(seed))
+        await send({"type": "http.response.start", "status": 200, "headers": [*STREAM_HEADERS, secret]})
+        call.begun = True
+
+    async def _stream_tail(
+        self,
+        call: _Call,
+        node: Node,
+        answer: Answer,
+        head: frames.ChunkHead,
+        options: Options,
+        pending: bytes,
+        send: Send,
+    ) -> bytes:
+        """The last bytes of a stream: the receipt's event and [DONE]."""
+        self._delivered(answer)
+        receipt, finality = answer.receipt, options.finality
+        if finality == "settled":
+            if pending:
+                await send({"type": "http.response.body", "body": pending, "more_body": True})
+                pending = b""
+            try:
+                receipt = await self._settle(node, answer)
+            except (NotSettled, Unavailable):
+                finality = "instant"
+        member = frames.avow_member(answer.id.hex(), call.method, finality, receipt, answer.seed)
+        return pending + frames.receipt_frame(head, member)
+
+    async def _settle(self, node: Node, answer: Answer) -> bytes:
+        """The answer's receipt with its settlement. Raises NotSettled with what finds the answer again."""
+        try:
+            settled = Receipt.from_bytes(await node.wait_settled(answer.id, self._limits.settled_timeout_ms))
+        except (NotSettled, Unavailable) as error:
+            identity, secret = answer.id.hex(), base64url(answer.seed)
+            raise NotSettled(
+                "the answer is signed and kept, but not yet settled",
+                hint=f"GET /receipts/{identity} with the header avow-secret",
+                receipt=identity,
+                secret=secret,
+            ) from error
+        if settled.settlement is None:
+            raise NotSettled("the node gave a receipt without settlement", receipt=answer.id.hex())
+        return Receipt.from_bytes(answer.receipt).with_settlement(settled.settlement).to_bytes()
+
+    def _delivered(self, answer: Answer) -> None:
+        self._gap.delivered(answer.key, answer.number)
+        for unit, count in answer.usage.items():
+            self._metrics.tokens.add((unit,), count)
+
+
+def _secret_headers(error: AvowError) -> HeaderList:
+    """For an answer that was made but not handed out: where it is."""
+    if not isinstance(error, NotSettled):
+        return ()
+    receipt, secret = error.fields.get("receipt"), error.fields.get("secret")
+    if not isinstance(receipt, str) or not isinstance(secret, str):
+        return ()
+    identity = receipt.encode()
+    return (
+        (b"avow-receipt-id", identity),
+        (b"avow-receipt-url", b"/receipts/" + identity),
+        (b"avow-secret", secret.encode()),
+    )
+
+
+def model_of_path(path: str) -> str | None:
+    """The model's name in /v2/models/{model}/infer, or None for another path."""
+    if not path.startswith("/v2/models/") or not path.endswith("/infer"):
+        return None
+    model = path[len("/v2/models/") : -len("/infer")]
+    return model if model and "/" not in model and len(model) <= MAX_MODEL_NAME else None
