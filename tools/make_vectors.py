@@ -139,8 +139,8 @@ def receipt_vectors() -> list[dict[str, Any]]:
 
 def encoding_vectors() -> dict[str, Any]:
     values: list[Any] = [
-        0, 23, 24, 255, 256, 65535, 65536, (1 << 64) - 1, -1, -(1 << 63), b"", b"\0", b"text", bytes(65), "", "é", "hex:00", "text:", [], [1, [2]], {},
-        {"b": 1, "a": 2, "aa": 3}, None, True, False, 1 << 53, -(1 << 53),
+        0, 23, 24, 255, 256, 65535, 65536, (1 << 64) - 1, -1, -(1 << 63), b"", b"\0", b"text", bytes(65), "", "é", "hex:00", "text:",
+        [], [1, [2]], {}, {"b": 1, "a": 2, "aa": 3}, None, True, False, 1 << 53, -(1 << 53),
     ]  # fmt: skip
     refused = [
         "1800",
@@ -175,7 +175,8 @@ def encoding_vectors() -> dict[str, Any]:
 
 def commitment_vectors() -> list[dict[str, Any]]:
     request = b'{"model":"m", "messages":[{"role":"user","content":"a"} , {"role":"user","content":"b"}],"temperature":0.70,"a/b":{"~":1}}'
-    response = b'{"id":"x","choices":[{"index":0,"message":{"role":"assistant","content":"hi","tool_calls":[{"id":"1"}]}}],"usage":{},"avow":{"receipt":"r"}}'
+    response = b'{"id":"x","choices":[{"index":0,"message":{"role":"assistant","content":"hi",'
+        b'"tool_calls":[{"id":"1"}]}}],"usage":{},"avow":{"receipt":"r"}}'
     shown = []
     for kind, body, parts in (
         ("request", request, request_parts(CHAT, request)),

@@ -32,6 +32,7 @@ def test_receipts(vector):
     assert {check.name.value: check.outcome.value for check in report.checks} == vector["checks"]
     assert {check.name.value: check.code for check in report.checks if check.code} == vector["codes"]
     assert Receipt.from_json(receipt.to_json()) == receipt
+    assert Receipt.from_json(receipt.to_json()).to_bytes() == from_base64url(vector["receipt"])
 
 
 def test_every_check_is_seen_to_fail_or_warn():

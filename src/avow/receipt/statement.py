@@ -142,7 +142,7 @@ class Private:
     """The part of a statement of which the chain sees the hash alone. It holds commitments, never texts.
 
     `request`, `effective` and `response` are salted commitments (see commitment.py); times are the node's claim, in
-    milliseconds since the epoch; `requester` is the address that signed the request, `usage` counts by name.
+    milliseconds since the epoch; `requester` is the address that signed the request, `usage` counts by name, in the order of names.
     """
 
     chain_id: str
@@ -213,7 +213,7 @@ class Private:
             requester=None if item["requester"] is None else fields.octets(item["requester"], "requester", 20),
             started_ms=fields.integer(item["started_ms"], "started_ms", maximum=fields.MAX_TIME_MS),
             ended_ms=fields.integer(item["ended_ms"], "ended_ms", maximum=fields.MAX_TIME_MS),
-            usage=tuple((name, fields.integer(count, f"usage.{name}")) for name, count in usage.items()),
+            usage=tuple(sorted((name, fields.integer(count, f"usage.{name}")) for name, count in usage.items())),
             stream=_stream_end(item["stream"]),
             complete=fields.boolean(item["complete"], "complete"),
         )
