@@ -175,8 +175,10 @@ def encoding_vectors() -> dict[str, Any]:
 
 def commitment_vectors() -> list[dict[str, Any]]:
     request = b'{"model":"m", "messages":[{"role":"user","content":"a"} , {"role":"user","content":"b"}],"temperature":0.70,"a/b":{"~":1}}'
-    response = b'{"id":"x","choices":[{"index":0,"message":{"role":"assistant","content":"hi",'
+    response = (
+        b'{"id":"x","choices":[{"index":0,"message":{"role":"assistant","content":"hi",'
         b'"tool_calls":[{"id":"1"}]}}],"usage":{},"avow":{"receipt":"r"}}'
+    )
     shown = []
     for kind, body, parts in (
         ("request", request, request_parts(CHAT, request)),
