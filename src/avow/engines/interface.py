@@ -1,0 +1,57 @@
+"""What every engine does, and the choice of one for a program."""
+
+from collections.abc import Mapping
+from typing import Any, Literal, Protocol
+
+from avow.engines.completion import Emit
+from avow.engines.errors import InvalidOptions
+from avow.models.store import Progress, StoredProgram, no_progress
+
+ENGINES: Mapping[str, tuple[str, ...]] = {"llama": ("gguf",), "onnx": ("onnx",), "remote": ("none",)}
+"""The engines, each with the formats that it runs."""
+
+
+class Engine(Protocol):
+    """A loaded program. All methods may be called from several threads at once."""
+
+    name: str
+    """Goes into statements, as do `version` and `runtime`: what the bits of an answer depend on."""
+    version: str
+    runtime: str
+    kind: Literal["chat", "tensor"]
+
+    def effective(self, request: Mapping[str, Any]) -> dict[str, Any]:
+        """All effective parameters of a request, as JSON: they and the program fully determine what is run."""
+
+    def chat(
+        self, request: Mapping[str, Any], effective: Mapping[str, Any], emit: Emit | None = None
+    ) -> dict[str, Any]:
+        """OpenAI's chat request → chat.completion; blocks. Chunks go to `emit` as they come; True from it cancels."""
+
+    def infer(self, request: Mapping[str, Any]) -> dict[str, Any]:
+        """Open Inference Protocol v2 request → response; blocks."""
+
+    def close(self) -> None:
+        """Frees the engine once running answers are done."""
+
+
+def load(program: StoredProgram, *, threads: int = 1, slots: int = 4, progress: Progress = no_progress) -> Engine:
+    """Checks the program's files against their digests and loads it.
+
+    `threads` per job, `slots` jobs at once. Raises DigestMismatch, UnsafeModel, InvalidOptions, EngineFailed.
+    """
+    manifest = program.manifest
+    if manifest.format not in ENGINES.get(manifest.engine, ()):
+        raise InvalidOptions("no such engine runs this format", engine=manifest.engine, format=manifest.format)
+    program.verify(progress)
+    if manifest.engine == "llama":
+        from avow.engines.llama import LlamaEngine
+
+        return LlamaEngine(program, threads=threads, slots=slots)
+    if manifest.engine == "onnx":
+        from avow.engines.onnx import OnnxEngine
+
+        return OnnxEngine(program, threads=threads)
+    from avow.engines.remote import RemoteEngine
+
+    return RemoteEngine(program)
