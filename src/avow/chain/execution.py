@@ -1,0 +1,165 @@
+"""Executing one transaction on a view of the state.
+
+Rules:
+1. A transaction that does not fit the state (nonce, funds, gas, fee) is refused: nothing happens, nothing is charged.
+2. Otherwise the nonce rises, gas limit * price is set aside, value moves, and a module runs if one is called. Whatever
+   the call raises undoes the call and the value; gas used is paid in any case, what is left of it returns.
+3. Fees go to the genesis' treasury. The base fee is fixed; a priority fee is paid as offered (EIP-1559).
+4. `data` of a success is the canonical CBOR {"to": address, "output": ABI bytes}, so that only a direct call of a module makes a
+   result in its name. `data` of a revert is its ABI bytes. Both are hashed; texts are not.
+"""
+
+from dataclasses import dataclass
+
+from avow.chain import gas
+from avow.chain.errors import Code, OutOfGas, Refused, TransactionRefused
+from avow.chain.genesis import Genesis
+from avow.chain.host import (
+    Block,
+    JournalHost,
+    Log,
+    Module,
+    dispatch,
+    move,
+    read_account,
+    revert_data,
+    write_account,
+)
+from avow.chain.modules import bank, nodes, registry, settlement
+from avow.chain.state import Overlay
+from avow.chain.transaction import Transaction
+from avow.receipt.encoding import encode_trusted
+
+MODULES: dict[bytes, Module] = {
+    module.address: module for module in (bank.MODULE, registry.MODULE, nodes.MODULE, settlement.MODULE)
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What a transaction or a call did. `code`: OK, REVERTED, OUT_OF_GAS, or a refusal of rule 1."""
+
+    code: Code
+    data: bytes = b""
+    gas_used: int = 0
+    logs: tuple[Log, ...] = ()
+    detail: str = ""
+
+
+class History:
+    """The leaves that this block appends to the chain's history, after those already there."""
+
+    __slots__ = ("leaves", "size")
+
+    def __init__(self, size: int) -> None:
+        self.size = size
+        self.leaves: list[bytes] = []
+
+    def append(self, leaf: bytes) -> int:
+        self.leaves.append(leaf)
+        return self.size + len(self.leaves) - 1
+
+
+@dataclass(frozen=True, slots=True)
+class Machine:
+    """A view of the state in one block, on which transactions run one after another."""
+
+    genesis: Genesis
+    block: Block
+    state: Overlay
+    history: History
+
+    def check(self, transaction: Transaction) -> None:
+        """Rule 1, apart from the nonce being too high or low. Raises TransactionRefused."""
+        genesis = self.genesis
+        if transaction.gas_limit > genesis.block_gas_limit:
+            raise TransactionRefused(Code.GAS_LIMIT, "exceeds block gas limit")
+        if transaction.max_fee < genesis.base_fee:
+            raise TransactionRefused(
+                Code.FEE_TOO_LOW,
+                f"max fee per gas less than block base fee: address 0x{transaction.sender.hex()}, "
+                f"maxFeePerGas: {transaction.max_fee}, baseFee: {genesis.base_fee}",
+            )
+        needed = transaction.intrinsic_gas()
+        if transaction.gas_limit < needed:
+            raise TransactionRefused(
+                Code.INTRINSIC_GAS, f"intrinsic gas too low: gas {transaction.gas_limit}, minimum needed {needed}"
+            )
+
+    def check_account(self, transaction: Transaction, nonce: int, balance: int) -> None:
+        """Rule 1, against the sender's account. Raises TransactionRefused."""
+        if transaction.nonce != nonce:
+            low = transaction.nonce < nonce
+            raise TransactionRefused(
+                Code.NONCE_TOO_LOW if low else Code.NONCE_TOO_HIGH,
+                f"nonce too {'low' if low else 'high'}: address 0x{transaction.sender.hex()}, "
+                f"tx: {transaction.nonce} state: {nonce}",
+            )
+        cost = transaction.max_cost()
+        if cost > balance:
+            raise TransactionRefused(
+                Code.INSUFFICIENT_FUNDS,
+                f"insufficient funds for gas * price + value: address 0x{transaction.sender.hex()} "
+                f"have {balance} want {cost}",
+            )
+
+    def execute(self, transaction: Transaction) -> Outcome:
+        """Rules 1 to 4."""
+        sender = transaction.sender
+        nonce, balance = read_account(self.state, sender)
+        try:
+            self.check(transaction)
+            self.check_account(transaction, nonce, balance)
+        except TransactionRefused as refused:
+            return Outcome(refused.status, detail=refused.detail)
+        price = transaction.effective_gas_price(self.genesis.base_fee)
+        write_account(self.state, sender, nonce + 1, balance - transaction.gas_limit * price)
+        intrinsic = transaction.intrinsic_gas()
+        outcome = self.call(
+            sender, transaction.to, transaction.value, transaction.data, transaction.gas_limit - intrinsic
+        )
+        gas_used = intrinsic + outcome.gas_used
+        self._pay(sender, (transaction.gas_limit - gas_used) * price)
+        self._pay(self.genesis.treasury, gas_used * price)
+        data = outcome.data
+        if outcome.code is Code.OK:
+            data = encode_trusted({"to": transaction.to, "output": outcome.data})
+        return Outcome(outcome.code, data, gas_used, outcome.logs, outcome.detail)
+
+    def _pay(self, address: bytes, amount: int) -> None:
+        if amount:
+            nonce, balance = read_account(self.state, address)
+            write_account(self.state, address, nonce, balance + amount)
+
+    def call(
+        self, sender: bytes, to: bytes, value: int, data: bytes, gas_limit: int, *, read_only: bool = False
+    ) -> Outcome:
+        """Move value and run the module at `to`, if there is one. Undone unless its code is OK."""
+        module = MODULES.get(to)
+        mark, leaves = self.state.checkpoint(), len(self.history.leaves)
+        host: JournalHost | None = None
+        try:
+            if module is None:
+                move(self.state, sender, to, value)
+                return Outcome(Code.OK)
+            host = JournalHost(
+                genesis=self.genesis,
+                block=self.block,
+                storage=self.state,
+                history=self.history.append,
+                module=module,
+                caller=sender,
+                value=value,
+                gas_limit=gas_limit,
+                read_only=read_only,
+            )
+            host.charge(gas.CALL)
+            output = dispatch(module, host, data, read_only=read_only)
+            return Outcome(Code.OK, output, gas_limit - host.gas_left, tuple(host.logs))
+        except (Refused, OutOfGas) as error:
+            self.state.revert(mark)
+            del self.history.leaves[leaves:]
+            if isinstance(error, OutOfGas):
+                return Outcome(Code.OUT_OF_GAS, gas_used=gas_limit, detail="out of gas")
+            used = 0 if host is None else gas_limit - host.gas_left
+            return Outcome(Code.REVERTED, revert_data(error), used, detail=f"execution reverted: {error.detail}")
