@@ -107,7 +107,7 @@ class Answer(msgspec.Struct, array_like=True, frozen=True, forbid_unknown_fields
     """What the gateway gets: the body as committed, and the receipt (CBOR), its opening the seed and effective parameters.
 
     `body` is empty at the end of a stream. `trust_gap_ms`: how long the oldest unsettled answer has been waiting, by the
-    node's monotonic clock.
+    node's monotonic clock. `key` is the id of the key that `number` belongs to, `usage` the counts in the statement.
     """
 
     id: Hash32
@@ -118,6 +118,8 @@ class Answer(msgspec.Struct, array_like=True, frozen=True, forbid_unknown_fields
     method: int
     complete: bool
     trust_gap_ms: Uint
+    key: bytes = b""
+    usage: dict[str, int] = {}
 
 
 class Chunk(msgspec.Struct, frozen=True):

@@ -229,7 +229,7 @@ class Run:
             nonce_source=NonceSource(job.nonce_source),
             requester=job.requester,
             started_ms=prepared.started_ms,
-            ended_ms=max(prepared.started_ms, time.time_ns() // 1_000_000),
+            ended_ms=signer.stamp(max(prepared.started_ms, time.time_ns() // 1_000_000)),
             usage=outcome.usage,
             stream=outcome.stream,
             complete=outcome.complete,
@@ -274,6 +274,8 @@ class Run:
         started_ms = time.time_ns() // 1_000_000
         parts = request_parts(job.endpoint, job.body)
         request = self._loaded.prepare(job.body)
+        if job.stream != (self._loaded.kind == "chat" and bool(request.get("stream"))):
+            raise InputError("the body and the caller disagree about streaming", param="stream")
         effective = self._loaded.engine.effective(request)
         effective_json = _json(effective)
         request_commitment = commit("request", seed, parts)

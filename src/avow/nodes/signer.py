@@ -59,6 +59,7 @@ class Signer:
         self.transport_key = _point(self._transport)
         self.key = key_id(self.signing_key)
         self.next_number = 0
+        self._ended_ms = 0
         self.head = first_head(chain_id, self.key)
 
     def sign(self, charge: Charge, private: Private) -> Signed:
@@ -81,6 +82,11 @@ class Signer:
         self.next_number = number + 1
         self.head = head
         return Signed(number, digest, columns, encoded, previous, head, signature)
+
+    def stamp(self, now_ms: int) -> int:
+        """The time at which the next statement ends: never before the one before it, whatever the clock does."""
+        self._ended_ms = max(self._ended_ms, now_ms)
+        return self._ended_ms
 
     def sign_stream_head(self, request: bytes, effective: bytes, chunks: int, head: bytes) -> bytes:
         """The COSE_Sign1 that proves what a stream delivered up to `head`."""

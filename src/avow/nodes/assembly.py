@@ -1,0 +1,222 @@
+"""Receipts put together from bytes that are encoded already.
+
+Rules:
+1. What comes out is byte for byte what `Receipt.to_bytes` gives: the one encoding (tests hold the two equal).
+2. What a key's answers share for a while (its standing, its attestation) is encoded once, as a `Backing`.
+"""
+
+import hashlib
+import struct
+from dataclasses import dataclass
+from typing import Self
+
+import msgspec
+
+from avow.nodes.jobs import Signed
+from avow.receipt.encoding import encode_trusted
+from avow.receipt.receipt import VERSION
+from avow.receipt.statement import Method
+
+_COLUMNS = struct.Struct(">Q32s20sBQ16sI")
+
+
+def _head(major: int, argument: int) -> bytes:
+    """Major type and argument in their shortest form (RFC 8949 §3)."""
+    first = major << 5
+    if argument < 24:
+        return bytes((first | argument,))
+    if argument < 1 << 8:
+        return bytes((first | 24, argument))
+    if argument < 1 << 16:
+        return bytes((first | 25,)) + argument.to_bytes(2)
+    if argument < 1 << 32:
+        return bytes((first | 26,)) + argument.to_bytes(4)
+    return bytes((first | 27,)) + argument.to_bytes(8)
+
+
+def _octets(data: bytes) -> bytes:
+    return _head(2, len(data)) + data
+
+
+def _text(text: str) -> bytes:
+    data = text.encode()
+    return _head(3, len(data)) + data
+
+
+_NAMES = {
+    name: _text(name)
+    for name in (
+        "opening version evidence statement settlement method standing signature attestation signing_key"
+        " previous_head registration_block requester_signature columns private seed endpoint effective"
+        " payer units amount number program price_version"
+    ).split()
+}
+_METHOD_TEXTS = {int(method): _text(method.label) for method in Method}
+_VERSION = _NAMES["version"] + _head(0, VERSION)
+
+
+class _Shared(msgspec.Struct, array_like=True, frozen=True, forbid_unknown_fields=True):
+    """A backing as it is stored."""
+
+    method: int
+    signing_key: bytes
+    standing: bytes
+    attestation: bytes | None
+    registration_block: bytes | None
+
+
+@dataclass(frozen=True, slots=True)
+class Backing:
+    """The evidence that a key's answers share, in pieces of CBOR; `stored` is the form for the outbox."""
+
+    key: bytes
+    method: int
+    signing_key: bytes
+    standing: bytes
+    stored: bytes
+    before_signature: bytes
+    after_signature: bytes
+    registration_block: bytes
+    members: int
+
+    @property
+    def digest(self) -> bytes:
+        return hashlib.sha256(self.stored).digest()
+
+    @classmethod
+    def make(
+        cls,
+        key: bytes,
+        method: int,
+        signing_key: bytes,
+        *,
+        standing: bytes,
+        attestation: bytes | None = None,
+        registration_block: bytes | None = None,
+    ) -> Self:
+        """`standing` is CBOR of the standing's map, empty when there is none."""
+        shared = _Shared(method, signing_key, standing, attestation, registration_block)
+        before = [_NAMES["method"], _METHOD_TEXTS[method]]
+        if standing:
+            before += [_NAMES["standing"], standing]
+        after = []
+        if attestation is not None:
+            after += [_NAMES["attestation"], _octets(attestation)]
+        after += [_NAMES["signing_key"], _octets(signing_key)]
+        block = b""
+        if registration_block is not None:
+            block = _NAMES["registration_block"] + _octets(registration_block)
+        members = 4 + bool(standing) + (attestation is not None) + (registration_block is not None)
+        stored = msgspec.msgpack.encode(shared)
+        return cls(key, method, signing_key, standing, stored, b"".join(before), b"".join(after), block, members)
+
+    @classmethod
+    def load(cls, key: bytes, stored: bytes) -> Self:
+        """From the outbox."""
+        shared = msgspec.msgpack.decode(stored, type=_Shared)
+        return cls.make(
+            key,
+            shared.method,
+            shared.signing_key,
+            standing=shared.standing,
+            attestation=shared.attestation,
+            registration_block=shared.registration_block,
+        )
+
+
+def assemble_receipt(
+    signed: Signed,
+    backing: Backing,
+    *,
+    requester_signature: bytes | None = None,
+    opening: bytes = b"",
+    settlement: bytes = b"",
+) -> bytes:
+    """The receipt's CBOR. `opening` is from `opening_member` or `encode`; `settlement` the CBOR of the proof; empty: left out."""
+    names = _NAMES
+    requester = b""
+    if requester_signature is not None:
+        requester = names["requester_signature"] + _octets(requester_signature)
+    return b"".join(
+        (
+            _head(5, 3 + bool(opening) + bool(settlement)),
+            names["opening"] + opening if opening else b"",
+            _VERSION,
+            names["evidence"],
+            _head(5, backing.members + (requester_signature is not None)),
+            backing.before_signature,
+            names["signature"],
+            _octets(signed.signature),
+            backing.after_signature,
+            names["previous_head"],
+            _octets(signed.previous_head),
+            backing.registration_block,
+            requester,
+            names["statement"],
+            b"\xa2",
+            names["columns"],
+            _columns(signed.columns),
+            names["private"],
+            signed.private,
+            names["settlement"] + settlement if settlement else b"",
+        )
+    )
+
+
+def _columns(packed: bytes) -> bytes:
+    number, program, payer, method, units, amount, price_version = _COLUMNS.unpack(packed)
+    names = _NAMES
+    return b"".join(
+        (
+            b"\xa7",
+            names["payer"],
+            _octets(payer),
+            names["units"],
+            _head(0, units),
+            names["amount"],
+            _octets(amount),
+            names["method"],
+            _METHOD_TEXTS[method],
+            names["number"],
+            _head(0, number),
+            names["program"],
+            _octets(program),
+            names["price_version"],
+            _head(0, price_version),
+        )
+    )
+
+
+def opening_member(seed: bytes, endpoint: str, effective: bytes) -> bytes:
+    """The opening that travels with an answer: the secret, and what the caller does not know yet."""
+    names = _NAMES
+    return b"".join(
+        (
+            b"\xa3",
+            names["seed"],
+            _octets(seed),
+            names["endpoint"],
+            _text(endpoint),
+            names["effective"],
+            _octets(effective),
+        )
+    )
+
+
+def whole_opening(
+    seed: bytes,
+    endpoint: str,
+    effective: bytes,
+    request: list[tuple[str, bytes]],
+    response: list[tuple[str, bytes]],
+) -> bytes:
+    """The opening with every part."""
+    return encode_trusted(
+        {
+            "seed": seed,
+            "endpoint": endpoint,
+            "effective": effective,
+            "request": [[name, data] for name, data in request],
+            "response": [[name, data] for name, data in response],
+        }
+    )

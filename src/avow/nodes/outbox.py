@@ -1,0 +1,413 @@
+"""The outbox: what was signed is durable before it leaves, and stays until it is settled.
+
+Rules:
+1. One writer thread owns the writing connection (SQLite, WAL, synchronous FULL). It commits whatever waits as one
+   transaction: one flush to the disk for many answers.
+2. `put` calls back on the loop after the commit, in the order of the puts. Statement n of a key is written with or after n-1.
+3. When a write fails, its callers are told, and the entries wait in memory as void (undelivered): they are written before
+   anything else, so numbers never have a gap on disk. Until then `writable` is False and no job should be started.
+4. Readers use a connection of their own, on the loop; they see what is committed.
+5. Statements stay; openings are deleted after their retention and are sealed under secrets that are not here (opening.py).
+"""
+
+import asyncio
+import logging
+import queue
+import sqlite3
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, TypeVar
+
+from avow.nodes.errors import OutboxUnwritable
+from avow.nodes.jobs import Signed
+
+log = logging.getLogger(__name__)
+
+MAX_GROUP = 1_024
+RETRY_S = 0.25
+UNDELIVERED = 5
+"""The void cause of what was signed and never delivered (receipt/evidence.py)."""
+
+_SCHEMA = """
+create table if not exists keys (
+  key_number integer primary key, key blob not null unique, method integer not null, settled integer not null default 0);
+create table if not exists backings (
+  backing integer primary key, digest blob not null unique, content blob not null);
+create table if not exists statements (
+  key_number integer not null, number integer not null, id blob not null, columns blob not null, private blob not null,
+  previous_head blob not null, signature blob not null, requester_signature blob, authorisation blob,
+  backing integer, opening integer, void integer not null default 0,
+  primary key (key_number, number)) without rowid;
+create index if not exists statement_ids on statements (id);
+create table if not exists openings (opening integer primary key, created_ms integer not null, sealed blob not null);
+create table if not exists batches (
+  key_number integer not null, first integer not null, count integer not null, transaction_hash blob not null,
+  transaction_bytes blob not null, leaves blob not null, proof blob,
+  primary key (key_number, first)) without rowid;
+"""
+_INSERT = (
+    "insert into statements (key_number, number, id, columns, private, previous_head, signature, requester_signature,"
+    " authorisation, backing, opening, void) values (?,?,?,?,?,?,?,?,?,?,?,?)"
+)
+
+_Result = TypeVar("_Result")
+Done = Callable[[OutboxUnwritable | None], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One signed statement to keep. `backing` is the evidence that its key shares, by number; `sealed` the sealed opening."""
+
+    key_number: int
+    signed: Signed
+    backing: int | None
+    sealed: bytes
+    created_ms: int
+    requester_signature: bytes | None = None
+    authorisation: bytes | None = None
+    void: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class StoredStatement:
+    """A statement as it lies in the outbox."""
+
+    key_number: int
+    number: int
+    id: bytes
+    columns: bytes
+    private: bytes
+    previous_head: bytes
+    signature: bytes
+    requester_signature: bytes | None
+    authorisation: bytes | None
+    backing: int | None
+    opening: int | None
+    void: int
+
+
+@dataclass(frozen=True, slots=True)
+class StoredKey:
+    """A key of this node's, of this boot or an earlier one. `settled`: the first number whose settlement is not proven."""
+
+    key_number: int
+    key: bytes
+    method: int
+    settled: int
+
+
+@dataclass(frozen=True, slots=True)
+class StoredBatch:
+    """A batch that was or may have been sent. `leaves` are 33 bytes each; `proof` is the chain's, once there."""
+
+    key_number: int
+    first: int
+    count: int
+    transaction_hash: bytes
+    transaction: bytes
+    leaves: bytes
+    proof: bytes | None
+
+
+@dataclass(slots=True)
+class _Task:
+    """A write of another kind than a new statement."""
+
+    work: Callable[[sqlite3.Connection], Any]
+    future: "asyncio.Future[Any]"
+
+
+_STATEMENT = (
+    "select key_number, number, id, columns, private, previous_head, signature, requester_signature, authorisation,"
+    " backing, opening, void from statements "
+)
+_BATCH = "select key_number, first, count, transaction_hash, transaction_bytes, leaves, proof from batches "
+
+
+class Outbox:
+    """Opened by `open`, closed by `close`; everything but the writer runs on one loop."""
+
+    def __init__(self, path: Path, *, max_page_count: int | None = None) -> None:
+        self._path = path
+        self._max_page_count = max_page_count
+        self._loop = asyncio.get_running_loop()
+        self._queue: queue.SimpleQueue[tuple[Entry, Done] | _Task | None] = queue.SimpleQueue()
+        self._stuck: list[Entry] = []
+        self._next_opening = 1
+        self.writable = True
+        self.on_recovered: Callable[[list[Entry]], None] | None = None
+        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        self._writer = self._connect()
+        self._writer.executescript(_SCHEMA)
+        row = self._writer.execute("select max(opening) from statements").fetchone()
+        newest = self._writer.execute("select max(opening) from openings").fetchone()
+        self._next_opening = 1 + max(row[0] or 0, newest[0] or 0)
+        self._reader = self._connect()
+        self._thread = threading.Thread(target=self._work, name="outbox", daemon=True)
+        self._thread.start()
+
+    def _connect(self) -> sqlite3.Connection:
+        connection = sqlite3.connect(self._path, isolation_level=None, check_same_thread=False, timeout=5.0)
+        connection.execute("pragma journal_mode=wal")
+        connection.execute("pragma synchronous=full")
+        if self._max_page_count is not None:
+            connection.execute(f"pragma max_page_count={int(self._max_page_count)}")
+        return connection
+
+    def close(self) -> None:
+        """Finish what is queued and close."""
+        self._queue.put(None)
+        self._thread.join()
+        self._reader.close()
+
+    # Writing, from the loop.
+
+    def put(self, entry: Entry, done: Done) -> None:
+        """Make a statement durable; `done` gets None, or the error when it could not be."""
+        self._queue.put((entry, done))
+
+    async def write(self, work: Callable[[sqlite3.Connection], _Result]) -> _Result:
+        """Run `work` in a transaction of its own. Raises OutboxUnwritable."""
+        future: asyncio.Future[_Result] = self._loop.create_future()
+        self._queue.put(_Task(work, future))
+        return await future
+
+    async def add_key(self, key: bytes, method: int) -> StoredKey:
+        """The key, recorded if it is new."""
+
+        def work(connection: sqlite3.Connection) -> None:
+            connection.execute("insert or ignore into keys (key, method) values (?,?)", (key, method))
+
+        await self.write(work)
+        return next(known for known in self.keys() if known.key == key)
+
+    async def add_backing(self, digest: bytes, content: bytes) -> int:
+        """The number of the evidence that answers of one key share for a while."""
+
+        def work(connection: sqlite3.Connection) -> int:
+            connection.execute("insert or ignore into backings (digest, content) values (?,?)", (digest, content))
+            row = connection.execute("select backing from backings where digest = ?", (digest,)).fetchone()
+            return int(row[0])
+
+        return await self.write(work)
+
+    async def set_void(self, key_number: int, number: int, cause: int) -> None:
+        def work(connection: sqlite3.Connection) -> None:
+            connection.execute(
+                "update statements set void = ? where key_number = ? and number = ?", (cause, key_number, number)
+            )
+
+        await self.write(work)
+
+    async def record_batch(self, batch: StoredBatch) -> None:
+        """Before it is sent: what a restart needs to find out what became of it. Replaces one that was never settled."""
+
+        def work(connection: sqlite3.Connection) -> None:
+            connection.execute(
+                "insert or replace into batches values (?,?,?,?,?,?,?)",
+                (
+                    batch.key_number,
+                    batch.first,
+                    batch.count,
+                    batch.transaction_hash,
+                    batch.transaction,
+                    batch.leaves,
+                    None,
+                ),
+            )
+
+        await self.write(work)
+
+    async def record_settled(self, key_number: int, first: int, count: int, proof: bytes) -> None:
+        """The batch is in a block and the proof is here."""
+
+        def work(connection: sqlite3.Connection) -> None:
+            connection.execute(
+                "update batches set proof = ?, transaction_bytes = x'' where key_number = ? and first = ?",
+                (proof, key_number, first),
+            )
+            connection.execute(
+                "update keys set settled = max(settled, ?) where key_number = ?", (first + count, key_number)
+            )
+
+        await self.write(work)
+
+    async def drop_openings(self, before_ms: int) -> int:
+        """Delete the openings that are older; how many there were."""
+        dropped = 0
+        while True:
+
+            def work(connection: sqlite3.Connection) -> int:
+                return connection.execute(
+                    "delete from openings where opening in (select opening from openings order by opening limit 256)"
+                    " and created_ms < ?",
+                    (before_ms,),
+                ).rowcount
+
+            deleted = await self.write(work)
+            dropped += deleted
+            if deleted == 0:
+                return dropped
+
+    # Reading.
+
+    def keys(self) -> list[StoredKey]:
+        rows = self._reader.execute("select key_number, key, method, settled from keys order by key_number")
+        return [StoredKey(*row) for row in rows]
+
+    def durable(self, key_number: int) -> int:
+        """How many statements of the key are durable: numbers 0 to that, without gap."""
+        row = self._reader.execute("select max(number) from statements where key_number = ?", (key_number,)).fetchone()
+        return 0 if row[0] is None else int(row[0]) + 1
+
+    def statement(self, statement_id: bytes) -> StoredStatement | None:
+        row = self._reader.execute(_STATEMENT + "where id = ?", (statement_id,)).fetchone()
+        return None if row is None else StoredStatement(*row)
+
+    def statements(self, key_number: int, first: int, count: int) -> list[StoredStatement]:
+        """At most `count` statements from number `first` on, in order."""
+        rows = self._reader.execute(
+            _STATEMENT + "where key_number = ? and number >= ? order by number limit ?", (key_number, first, count)
+        )
+        return [StoredStatement(*row) for row in rows]
+
+    def batch_of(self, key_number: int, number: int) -> StoredBatch | None:
+        """The batch that the number was sent in last, if it was."""
+        row = self._reader.execute(
+            _BATCH + "where key_number = ? and first <= ? order by first desc limit 1", (key_number, number)
+        ).fetchone()
+        batch = None if row is None else StoredBatch(*row)
+        return batch if batch is not None and number < batch.first + batch.count else None
+
+    def backing(self, number: int) -> bytes:
+        row = self._reader.execute("select content from backings where backing = ?", (number,)).fetchone()
+        return bytes(row[0])
+
+    def sealed_opening(self, number: int) -> bytes | None:
+        """The sealed opening, or None once it was deleted."""
+        row = self._reader.execute("select sealed from openings where opening = ?", (number,)).fetchone()
+        return None if row is None else bytes(row[0])
+
+    # The writer thread.
+
+    def _work(self) -> None:
+        stopping = False
+        while not stopping:
+            items = self._take()
+            stopping = None in items
+            entries = [item for item in items if isinstance(item, tuple)]
+            if self._stuck:
+                self._unstick()
+            if entries:
+                self._write_entries(entries)
+            for item in items:
+                if isinstance(item, _Task):
+                    self._run(item)
+        self._writer.close()
+
+    def _take(self) -> list[tuple[Entry, Done] | _Task | None]:
+        try:
+            items = [self._queue.get(timeout=RETRY_S if self._stuck else None)]
+        except queue.Empty:
+            return []
+        while len(items) < MAX_GROUP:
+            try:
+                items.append(self._queue.get_nowait())
+            except queue.Empty:
+                break
+        return items
+
+    def _write_entries(self, entries: list[tuple[Entry, Done]]) -> None:
+        error: OutboxUnwritable | None = None
+        if self._stuck:
+            error = OutboxUnwritable("the outbox cannot be written", hint="make room on the node's disk")
+        else:
+            try:
+                self._insert([entry for entry, _ in entries])
+            except sqlite3.Error as failure:
+                log.error("the outbox cannot be written: %s", failure)  # noqa: TRY400 - the message says it all
+                error = OutboxUnwritable(f"the outbox cannot be written: {failure}", hint="is the disk full?")
+        if error is not None:
+            self._stuck += [replace(entry, void=entry.void or UNDELIVERED) for entry, _ in entries]
+        self._loop.call_soon_threadsafe(self._report, [done for _, done in entries], error)
+
+    def _report(self, waiting: list[Done], error: OutboxUnwritable | None) -> None:
+        if error is not None:
+            self.writable = False
+        for done in waiting:
+            done(error)
+
+    def _insert(self, entries: list[Entry]) -> None:
+        writer = self._writer
+        opening = self._next_opening
+        writer.execute("begin immediate")
+        try:
+            for entry in entries:
+                signed = entry.signed
+                number = None
+                if entry.sealed:
+                    number = opening
+                    opening += 1
+                    writer.execute("insert into openings values (?,?,?)", (number, entry.created_ms, entry.sealed))
+                row = (
+                    entry.key_number,
+                    signed.number,
+                    signed.id,
+                    signed.columns,
+                    signed.private,
+                    signed.previous_head,
+                    signed.signature,
+                    entry.requester_signature,
+                    entry.authorisation,
+                    entry.backing,
+                    number,
+                    entry.void,
+                )
+                writer.execute(_INSERT, row)
+            writer.execute("commit")
+        except sqlite3.Error:
+            if writer.in_transaction:
+                writer.execute("rollback")
+            raise
+        self._next_opening = opening
+
+    def _unstick(self) -> None:
+        try:
+            self._insert(self._stuck)
+        except sqlite3.Error as failure:
+            log.debug("the outbox is still not writable: %s", failure)
+            return
+        recovered, self._stuck = self._stuck, []
+        self._loop.call_soon_threadsafe(self._recovered, recovered)
+
+    def _recovered(self, entries: list[Entry]) -> None:
+        log.warning("the outbox is writable again; %d undelivered statements were kept", len(entries))
+        self.writable = True
+        if self.on_recovered is not None:
+            self.on_recovered(entries)
+
+    def _run(self, task: _Task) -> None:
+        writer = self._writer
+        try:
+            writer.execute("begin immediate")
+            result = task.work(writer)
+            writer.execute("commit")
+        except sqlite3.Error as failure:
+            if writer.in_transaction:
+                writer.execute("rollback")
+            error = OutboxUnwritable(f"the outbox cannot be written: {failure}", hint="is the disk full?")
+            self._loop.call_soon_threadsafe(_fail, task.future, error)
+        else:
+            self._loop.call_soon_threadsafe(_resolve, task.future, result)
+
+
+def _resolve(future: "asyncio.Future[Any]", result: object) -> None:
+    if not future.done():
+        future.set_result(result)
+
+
+def _fail(future: "asyncio.Future[Any]", error: OutboxUnwritable) -> None:
+    if not future.done():
+        future.set_exception(error)

@@ -1,0 +1,159 @@
+"""The outbox: order, group commit, restart, and a disk that is full."""
+
+import asyncio
+import sqlite3
+import subprocess
+
+import pytest
+
+from avow.nodes.errors import OutboxUnwritable
+from avow.nodes.jobs import Signed
+from avow.nodes.outbox import UNDELIVERED, Entry, Outbox, StoredBatch
+
+
+def signed(number):
+    return Signed(number, number.to_bytes(32), bytes(89), b"private", bytes(32), bytes(32), b"signature %d" % number)
+
+
+def entry(key_number, number, sealed=b"sealed", created_ms=1000):
+    return Entry(key_number, signed(number), None, sealed, created_ms)
+
+
+async def put(outbox, an_entry):
+    future = asyncio.get_running_loop().create_future()
+    outbox.put(an_entry, lambda error: future.set_exception(error) if error else future.set_result(None))
+    return await future
+
+
+@pytest.fixture
+async def outbox(tmp_path):
+    box = Outbox(tmp_path / "outbox.db")
+    yield box
+    box.close()
+
+
+async def test_what_was_put_is_there_after_a_restart(tmp_path):
+    box = Outbox(tmp_path / "outbox.db")
+    key = await box.add_key(b"k" * 32, 2)
+    assert key == await box.add_key(b"k" * 32, 2)
+    backing = await box.add_backing(b"d" * 32, b"content")
+    assert backing == await box.add_backing(b"d" * 32, b"content")
+    for number in range(5):
+        await put(box, entry(key.key_number, number))
+    assert box.durable(key.key_number) == 5
+    box.close()
+    again = Outbox(tmp_path / "outbox.db")
+    assert again.keys() == [key]
+    assert [row.number for row in again.statements(key.key_number, 2, 10)] == [2, 3, 4]
+    row = again.statement(signed(3).id)
+    assert row.number == 3
+    assert row.signature == signed(3).signature
+    assert again.sealed_opening(row.opening) == b"sealed"
+    assert again.backing(backing) == b"content"
+    await put(again, entry(key.key_number, 5))
+    assert again.statement(signed(5).id).opening != row.opening
+    again.close()
+
+
+async def test_answers_that_wait_together_are_committed_together(outbox):
+    key = await outbox.add_key(b"k" * 32, 0)
+    order = []
+    done = asyncio.get_running_loop().create_future()
+    for number in range(2000):
+        outbox.put(
+            entry(key.key_number, number),
+            lambda error, number=number: (order.append((number, error)), number == 1999 and done.set_result(None)),
+        )
+    await done
+    assert order == [(number, None) for number in range(2000)]
+
+
+async def test_a_second_statement_of_one_number_is_refused(outbox):
+    key = await outbox.add_key(b"k" * 32, 0)
+    await put(outbox, entry(key.key_number, 0))
+    with pytest.raises(OutboxUnwritable):
+        await put(outbox, entry(key.key_number, 0))
+
+
+async def test_batches_are_found_by_number_and_their_proof_is_kept(outbox):
+    key = await outbox.add_key(b"k" * 32, 2)
+    for number in range(10):
+        await put(outbox, entry(key.key_number, number))
+    batch = StoredBatch(key.key_number, 0, 6, b"h" * 32, b"raw", b"leaves", None)
+    await outbox.record_batch(batch)
+    assert outbox.batch_of(key.key_number, 5) == batch
+    assert outbox.batch_of(key.key_number, 6) is None
+    await outbox.record_settled(key.key_number, 0, 6, b"proof")
+    assert outbox.keys()[0].settled == 6
+    assert outbox.batch_of(key.key_number, 0).proof == b"proof"
+    await outbox.set_void(key.key_number, 7, 4)
+    assert outbox.statements(key.key_number, 7, 1)[0].void == 4
+
+
+async def test_openings_go_after_their_time_and_statements_stay(outbox):
+    key = await outbox.add_key(b"k" * 32, 2)
+    for number in range(700):
+        outbox.put(entry(key.key_number, number, created_ms=number), lambda error: None)
+    await put(outbox, entry(key.key_number, 700, created_ms=700))
+    assert await outbox.drop_openings(650) == 650
+    assert outbox.sealed_opening(outbox.statement(signed(649).id).opening) is None
+    assert outbox.sealed_opening(outbox.statement(signed(650).id).opening) == b"sealed"
+
+
+async def test_a_full_disk_stops_answers_and_loses_no_number(tmp_path):
+    box = Outbox(tmp_path / "outbox.db", max_page_count=40)
+    key = await box.add_key(b"k" * 32, 2)
+    recovered = asyncio.get_running_loop().create_future()
+    box.on_recovered = recovered.set_result
+    delivered = 0
+    with pytest.raises(OutboxUnwritable) as caught:
+        for number in range(1000):
+            await put(box, entry(key.key_number, number, sealed=b"x" * 3000))
+            delivered += 1
+    assert caught.value.http_status == 507
+    assert 0 < delivered < 100
+    assert not box.writable
+    with pytest.raises(OutboxUnwritable):  # signed while it was full: told at once, kept for later
+        await put(box, entry(key.key_number, delivered + 1))
+    assert box.durable(key.key_number) == delivered
+    box._writer.execute("pragma max_page_count=100000")  # somebody makes room
+    kept = await asyncio.wait_for(recovered, 5)
+    assert [item.signed.number for item in kept] == [delivered, delivered + 1]
+    assert box.writable
+    await put(box, entry(key.key_number, delivered + 2))
+    rows = box.statements(key.key_number, 0, 1000)
+    assert [row.number for row in rows] == list(range(delivered + 3))
+    assert [row.void for row in rows] == [0] * delivered + [UNDELIVERED] * 2 + [0]
+    box.close()
+
+
+async def test_a_disk_that_is_really_full(tmp_path):
+    """The same on a file system of one megabyte, where one can be mounted."""
+    folder = tmp_path / "small"
+    folder.mkdir()
+    mount = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", folder], capture_output=True, check=False)
+    if mount.returncode:
+        pytest.skip("no file system can be mounted here")
+    try:
+        box = Outbox(folder / "outbox.db")
+        key = await box.add_key(b"k" * 32, 2)
+        recovered = asyncio.get_running_loop().create_future()
+        box.on_recovered = recovered.set_result
+        ballast = folder / "ballast"
+        ballast.write_bytes(bytes(700_000))
+        delivered = 0
+        with pytest.raises(OutboxUnwritable):
+            for number in range(1000):
+                await put(box, entry(key.key_number, number, sealed=b"x" * 3000))
+                delivered += 1
+        assert delivered > 0
+        ballast.unlink()
+        kept = await asyncio.wait_for(recovered, 5)
+        assert [item.signed.number for item in kept] == [delivered]
+        assert box.durable(key.key_number) == delivered + 1
+        box.close()
+        connection = sqlite3.connect(folder / "outbox.db")
+        assert connection.execute("pragma integrity_check").fetchone() == ("ok",)
+        connection.close()
+    finally:
+        subprocess.run(["umount", folder], check=True)
