@@ -98,7 +98,15 @@ def _unwrap_not(node: ast.AST) -> None:
 def mutants(source: str) -> Iterator[tuple[int, str, str]]:
     """Line, description and source text of each mutant."""
     tree = ast.parse(source)
+    decorations = {
+        id(inner)
+        for node in ast.walk(tree)
+        for decorator in getattr(node, "decorator_list", ())
+        for inner in ast.walk(decorator)
+    }
     for at, node in enumerate(ast.walk(tree)):
+        if id(node) in decorations:
+            continue
         for description, change in changes(node):
             other = copy.deepcopy(tree)
             change(next(found for index, found in enumerate(ast.walk(other)) if index == at))
