@@ -9,9 +9,10 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[3]))
 
-from avow.nodes.gateway import GatewayConfig, running_gateway  # noqa: E402
-from avow.nodes.gateway.account import PayerAccount  # noqa: E402
-from tests.nodes.gateway.simulated_node import SimulatedNode  # noqa: E402
+from tests.nodes.gateway.simulated_node import SimulatedNode
+
+from avow.nodes.gateway import GatewayConfig, running_gateway
+from avow.nodes.gateway.account import PayerAccount
 
 JSON = {"content-type": "application/json"}
 

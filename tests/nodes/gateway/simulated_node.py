@@ -6,8 +6,12 @@ answer back, `cut` breaks a stream after its first chunks, `lose` drops the conn
 
 import asyncio
 import json
+import time
+
+from tests.simulator import Simulator
 
 from avow.errors import AvowError
+from avow.nodes import wire
 from avow.nodes.errors import ConnectionLost, NotSettled, OpeningGone, ReceiptNotFound
 from avow.nodes.jobs import (
     Answer,
@@ -24,14 +28,14 @@ from avow.receipt.receipt import Receipt
 from avow.receipt.requester import Requester
 from avow.receipt.statement import Method
 from avow.receipt.stream import stream_parts
-from tests.simulator import Simulator
 
 
 class SimulatedNode:
     """One node; every NodeClient that a gateway makes is a `SimulatedClient` of it."""
 
     def __init__(self, *, methods=(Method.VANILLA, Method.TEE), model="echo", tensor_model="length"):
-        self.network = Simulator()
+        # Judged by this machine's clock, since the gateway reads it: a network that began a minute ago.
+        self.network = Simulator(start_ms=time.time_ns() // 1_000_000 - 60_000)
         self.methods = methods
         if Method.TEE in methods:
             self.network.register(Method.TEE)
@@ -56,6 +60,8 @@ class SimulatedNode:
         self.reachable = False
         for client in self.clients:
             client.closed = True
+            if client.on_lost is not None:
+                client.on_lost()
 
     def keep(self, receipt, request, response):
         self.receipts[bytes.fromhex(receipt.id)] = receipt.opened(request, response)
@@ -67,10 +73,16 @@ class SimulatedNode:
                 [self.receipts[identity]] = self.network.settle([receipt])
 
 
+def travelled(error):
+    """The error as it arrives from another process: by its code."""
+    return wire.decode_failure(wire.encode_failure(error))
+
+
 class SimulatedClient:
     def __init__(self, node: SimulatedNode):
         self.node = node
         self.closed = True
+        self.on_lost = None
 
     async def connect(self, address):
         if not self.node.reachable:
@@ -103,7 +115,7 @@ class SimulatedClient:
         self._check()
         self.node.jobs.append(job)
         if self.node.failure is not None:
-            raise self.node.failure
+            raise travelled(self.node.failure)
         if self.node.hold is not None:
             try:
                 await self.node.hold.wait()
@@ -145,7 +157,7 @@ class SimulatedClient:
         yield Begin(**{name: streamed.begin[name] for name in Begin.__struct_fields__})
         for place, event in enumerate(streamed.events):
             if self.node.cut is not None and place == 3:
-                raise self.node.cut
+                raise travelled(self.node.cut)
             yield Chunks([event.data], [] if event.mac is None else [event.mac])
             if event.head is not None:
                 yield Head(event.head, event.count)
@@ -159,18 +171,18 @@ class SimulatedClient:
         self._check()
         receipt = self.node.receipts.get(identity)
         if receipt is None:
-            raise ReceiptNotFound(f"no receipt has the id {identity.hex()}")
+            raise travelled(ReceiptNotFound(f"no receipt has the id {identity.hex()}"))
         if secret is None:
             return receipt.redacted().to_bytes()
         if secret != receipt.opening.seed:
-            raise OpeningGone
+            raise travelled(OpeningGone())
         return receipt.to_bytes()
 
     async def wait_settled(self, identity, timeout_ms):
         self._check()
         if not self.node.settles:
             await asyncio.sleep(min(timeout_ms, 50) / 1000)
-            raise NotSettled("not settled in time")
+            raise travelled(NotSettled("not settled in time"))
         await asyncio.sleep(0.02)
         self.node.settle()
         return self.node.receipts[identity].redacted().to_bytes()

@@ -5,6 +5,9 @@ import json
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
+from tests.nodes.gateway.conftest import JSON, events
+from tests.nodes.gateway.simulated_node import SimulatedNode, chat
+from tests.simulator import point
 
 from avow.errors import InputError
 from avow.methods.checks import verify
@@ -16,9 +19,6 @@ from avow.receipt.receipt import Receipt
 from avow.receipt.statement import Method
 from avow.receipt.stream import chunk_mac, mac_key, shared_secret, stream_next, stream_start
 from avow.receipt.verify import Question
-from tests.nodes.gateway.conftest import JSON, events
-from tests.nodes.gateway.simulated_node import SimulatedNode, chat
-from tests.simulator import point
 
 
 def receipt_of(avow):
@@ -55,7 +55,9 @@ async def test_nonce_and_seed_of_the_caller_are_the_ones_in_the_statement(gatewa
     receipt = receipt_of(answer.json()["avow"])
     assert receipt.statement.private.nonce == nonce
     assert receipt.statement.private.nonce_source == "client"
-    assert receipt.statement.private.request == commit("request", seed, request_parts("POST /v1/chat/completions", body))
+    assert receipt.statement.private.request == commit(
+        "request", seed, request_parts("POST /v1/chat/completions", body)
+    )
 
 
 async def test_a_plain_caller_gets_the_gateways_nonce(gateway):
@@ -93,7 +95,9 @@ async def test_an_answer_that_does_not_settle_in_time_can_be_fetched_later(gatew
     answer = await gateway.chat(chat("kept"), avow_finality="settled")
     assert answer.status_code == 504
     assert answer.json()["error"]["code"] == "not_settled"
-    found = await gateway.http.get(answer.headers["avow-receipt-url"], headers={"avow-secret": answer.headers["avow-secret"]})
+    found = await gateway.http.get(
+        answer.headers["avow-receipt-url"], headers={"avow-secret": answer.headers["avow-secret"]}
+    )
     opening = Receipt.from_json(found.content).opening
     assert any(b"kept" in data for _, data in opening.response)
 
@@ -204,7 +208,9 @@ async def test_a_stream_that_breaks_says_so_in_the_stream_and_is_not_done(gatewa
 
 async def test_a_client_that_hangs_up_mid_stream_cancels_the_job(gateway):
     gateway.node.gap_s = 0.1
-    async with gateway.http.stream("POST", "/v1/chat/completions", content=chat("a " * 40, stream=True), headers=JSON) as answer:
+    async with gateway.http.stream(
+        "POST", "/v1/chat/completions", content=chat("a " * 40, stream=True), headers=JSON
+    ) as answer:
         async for _ in answer.aiter_raw():
             break
     for _ in range(100):

@@ -9,11 +9,12 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route as Path
 
-from avow.errors import AvowError, EncodingError, NotFound, TooLarge, Unavailable
-from avow.nodes.errors import NotSettled
+from avow.errors import AvowError, EncodingError, NotFound, TooLarge
+from avow.models.manifest import parse_manifest
+from avow.nodes.errors import NotSettled, ReceiptNotFound
 from avow.nodes.gateway.config import VERSION
 from avow.nodes.gateway.directory import Directory, Link
-from avow.nodes.gateway.errors import BadOption, NoNode
+from avow.nodes.gateway.errors import BadOption, NoNode, is_away, says
 from avow.nodes.gateway.metrics import CONTENT_TYPE, GatewayMetrics
 from avow.nodes.gateway.pages import ASSETS, RECEIPT_PAGE, Asset
 from avow.nodes.jobs import ProgramDescription
@@ -157,8 +158,9 @@ class Control:
             try:
                 await link.node.wait_settled(identity, wait_ms)
                 data = await link.node.receipt(identity, secret)
-            except NotSettled:
-                pass
+            except AvowError as error:
+                if not (says(error, NotSettled) or is_away(error)):
+                    raise
         return data
 
     async def _find(self, identity: bytes, secret: bytes | None) -> tuple[Link, bytes]:
@@ -168,10 +170,10 @@ class Control:
         for link in self._directory.links:
             try:
                 return link, await link.node.receipt(identity, secret)
-            except Unavailable as error:
-                away = error
             except AvowError as error:
-                if error.http_status != 404 or refused is None:
+                if is_away(error):
+                    away = error
+                elif refused is None or says(refused, ReceiptNotFound):
                     refused = error
         raise away or refused or NoNode("no inference node is connected")
 
@@ -208,7 +210,15 @@ class Control:
 
 def tensor_metadata(program: ProgramDescription) -> dict[str, Any]:
     """The model metadata of the Open Inference Protocol."""
-    return {"name": program.name, "versions": [program.program.hex()], "platform": program.engine}
+    options: dict[str, Any] = dict(parse_manifest(program.manifest).options) if program.manifest else {}
+    tensors = {side: [_tensor(item) for item in options.get(side) or []] for side in ("inputs", "outputs")}
+    return {"name": program.name, "versions": [program.program.hex()], "platform": program.engine, **tensors}
+
+
+def _tensor(item: Any) -> dict[str, Any]:
+    return (
+        {name: item.get(name) for name in ("name", "datatype", "shape")} if isinstance(item, dict) else {"name": item}
+    )
 
 
 def _asset(asset: Asset) -> Response:

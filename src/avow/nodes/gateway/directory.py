@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Protocol
 
-from avow.errors import AvowError, Unavailable
+from avow.errors import AvowError
 from avow.nodes.gateway.errors import MethodNotOffered, NoNode, TooManyRequests, UnknownModel, WrongKind
 from avow.nodes.jobs import Answer, Begin, Chunks, Head, Job, NodeDescription, NodeStatus, ProgramDescription
 from avow.receipt.statement import Method
@@ -22,12 +22,14 @@ log = logging.getLogger("avow.gateway")
 
 FIRST_PAUSE_S = 0.05
 LONGEST_PAUSE_S = 1.0
-REFRESH_S = 5.0
+REFRESH_S = 1.0
 """How often a node is asked anew what it offers: prices and keys change."""
 
 
 class Node(Protocol):
     """What a gateway needs of avow.nodes.node_client.NodeClient."""
+
+    on_lost: Callable[[], None] | None
 
     @property
     def closed(self) -> bool: ...
@@ -57,7 +59,6 @@ class Link:
         self.limit = limit
         self.in_flight = 0
         self.description: NodeDescription | None = None
-        self.up = asyncio.Event()
         self._make = connect
         self._changed = changed
         self._node: Node | None = None
@@ -95,14 +96,12 @@ class Link:
             try:
                 await node.connect(self.address)
                 await self._keep(node)
-                pause_s = FIRST_PAUSE_S
             except (AvowError, OSError) as error:
-                if self._node is not None:
-                    pause_s = FIRST_PAUSE_S
                 log.debug("node %s: %s", self.address, error)
             finally:
+                if self._node is not None:
+                    pause_s = FIRST_PAUSE_S
                 self._node = None
-                self.up.clear()
                 self._changed()
                 with contextlib.suppress(AvowError, OSError):
                     await node.close()
@@ -111,17 +110,17 @@ class Link:
 
     async def _keep(self, node: Node) -> None:
         """Ask what the node offers now and then, until the connection is lost."""
-        while True:
+        lost = asyncio.Event()
+        node.on_lost = lost.set
+        while not node.closed:
             description = await node.describe()
             if description != self.description or self._node is not node:
                 self.description = description
                 self._node = node
                 self._changed()
-                self.up.set()
-            for _ in range(int(REFRESH_S / 0.05)):
-                await asyncio.sleep(0.05)
-                if node.closed:
-                    raise Unavailable("the connection to the node was lost")
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(REFRESH_S):
+                    await lost.wait()
 
 
 @dataclass(frozen=True, slots=True)

@@ -92,3 +92,13 @@ class NoNode(Unavailable):
     """No inference node is connected."""
 
     code = "no_node"
+
+
+def says(error: AvowError, kind: type[AvowError]) -> bool:
+    """Whether an error, perhaps another process's, is of this kind: codes are compared, for types do not travel."""
+    return error.code == kind.code
+
+
+def is_away(error: AvowError) -> bool:
+    """Whether the other side cannot answer now, though it may later."""
+    return error.http_status == Unavailable.http_status

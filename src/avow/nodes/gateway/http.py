@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Sequence
+from contextlib import suppress
 from types import TracebackType
 from typing import Literal, Self
 
@@ -22,6 +23,8 @@ HeaderList = Sequence[tuple[bytes, bytes]]
 HANG_UP_GRACE_S = 0.05
 """Short answers are not watched for a hang-up: the watch costs more than what it could save."""
 
+DISCARD_FACTOR = 4
+DISCARD_TIMEOUT_S = 5.0
 BODY_TIMEOUT_S = 60.0
 """How long a body that comes in pieces may take."""
 
@@ -37,18 +40,25 @@ async def read_json_body(headers: HeaderList, receive: Receive, limit: int) -> b
     The media type must be JSON's: a browser sends that across origins only after asking, and nobody here grants it.
     """
     media_type = b""
+    length = 0
+    expects = False
     for name, value in headers:
         if name == b"content-length":
             if not value.isdigit() or len(value) > 15:
                 raise MalformedRequest("content-length is not a number")
-            if int(value) > limit:
-                raise TooLarge("the body is too large", size=int(value), limit=limit)
+            length = int(value)
         elif name == b"content-type":
             media_type = value
+        elif name == b"expect":
+            expects = True
         elif name == b"content-encoding" and value.lower() != b"identity":
             raise UnsupportedMediaType("the body must not be compressed", param="content-encoding")
     if media_type not in _JSON_TYPES and media_type.lower() not in _JSON_TYPES:
         raise UnsupportedMediaType("the body must be application/json", param="content-type")
+    if length > limit:
+        if not expects:  # a client that asks first sends nothing when it is refused
+            await _discard(receive, limit)
+        raise TooLarge("the body is too large", size=length, limit=limit)
     message = await receive()
     if message["type"] == "http.request" and not message.get("more_body", False) and len(message["body"]) <= limit:
         whole: bytes = message["body"]
@@ -69,11 +79,25 @@ async def _read_pieces(message: Message, receive: Receive, limit: int) -> bytes:
         piece = message.get("body", b"")
         size += len(piece)
         if size > limit:
+            if message.get("more_body", False):
+                await _discard(receive, limit)
             raise TooLarge("the body is too large", limit=limit)
         pieces.append(piece)
         if not message.get("more_body", False):
             return b"".join(pieces)
         message = await receive()
+
+
+async def _discard(receive: Receive, limit: int) -> None:
+    """Read on for a while and keep nothing: a client that is cut off while it sends does not see why."""
+    left = DISCARD_FACTOR * limit
+    with suppress(TimeoutError):
+        async with asyncio.timeout(DISCARD_TIMEOUT_S):
+            while left > 0:
+                message = await receive()
+                left -= len(message.get("body", b""))
+                if not message.get("more_body", False):
+                    return
 
 
 async def respond(send: Send, status: int, body: bytes, headers: HeaderList) -> None:

@@ -15,13 +15,13 @@ from dataclasses import dataclass
 
 from starlette.types import Receive, Scope, Send
 
-from avow.errors import AvowError, Unavailable
+from avow.errors import AvowError
 from avow.nodes.errors import ConnectionLost, NotSettled
 from avow.nodes.gateway import frames
 from avow.nodes.gateway.config import Limits
 from avow.nodes.gateway.directory import Directory, Node, Route
 from avow.nodes.gateway.envelope import error_body
-from avow.nodes.gateway.errors import BadOption, ClientGone, MalformedRequest
+from avow.nodes.gateway.errors import BadOption, ClientGone, MalformedRequest, is_away, says
 from avow.nodes.gateway.http import JSON_HEADER, NO_STORE, HeaderList, Watch, read_json_body, respond, respond_error
 from avow.nodes.gateway.metrics import GatewayMetrics
 from avow.nodes.gateway.options import MAX_MODEL_NAME, Options, avow_headers, read_head, read_options
@@ -200,7 +200,7 @@ class Inference:
                 pending = b""
             try:
                 receipt = await self._settle(node, answer)
-            except (NotSettled, Unavailable):
+            except NotSettled:
                 finality = "instant"
         member = frames.avow_member(answer.id.hex(), call.method, finality, receipt, answer.seed)
         return pending + frames.receipt_frame(head, member)
@@ -209,7 +209,9 @@ class Inference:
         """The answer's receipt with its settlement. Raises NotSettled with what finds the answer again."""
         try:
             settled = Receipt.from_bytes(await node.wait_settled(answer.id, self._limits.settled_timeout_ms))
-        except (NotSettled, Unavailable) as error:
+        except AvowError as error:
+            if not (says(error, NotSettled) or is_away(error)):
+                raise
             identity, secret = answer.id.hex(), base64url(answer.seed)
             raise NotSettled(
                 "the answer is signed and kept, but not yet settled",

@@ -6,7 +6,7 @@ const ID = location.pathname.split("/")[2];
 const SECRET = location.hash.slice(1);
 const TITLES = {
   pass: ["This receipt holds", "Every check that applies was passed."],
-  warn: ["This receipt holds, with remarks", "What it says is true; the lines marked with “!” say where it is weaker than it could be."],
+  warn: ["This receipt holds, with warnings", "What it says is true; the lines marked “warn” say where it is weaker than it could be."],
   unanchored: ["Not anchored", "The receipt is consistent, but nothing that is trusted here reaches it."],
   fail: ["This receipt does not hold", "At least one check failed. Do not rely on it."],
 };
@@ -16,7 +16,6 @@ const NAMES = {
   response: "Answer", stream: "Stream", freshness: "Freshness", requester: "Requester", payment: "Payment",
   settlement: "Settlement", required: "Demanded",
 };
-const OUTCOMES = { pass: "passed", warn: "remark", fail: "failed", skipped: "not used" };
 
 const find = (id) => document.getElementById(id);
 const element = (tag, className, text) => {
@@ -127,7 +126,7 @@ function showReport(report) {
   find("checks").replaceChildren(...report.checks.map((check) => {
     const line = element("li");
     line.append(
-      element("span", `outcome ${check.outcome}`, OUTCOMES[check.outcome] || check.outcome),
+      element("span", `outcome ${check.outcome}`, check.outcome),
       element("span", "name", NAMES[check.name] || check.name),
       element("span", "detail", check.detail),
     );
