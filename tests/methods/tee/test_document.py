@@ -100,6 +100,7 @@ REFUSED_FRAMES = {
     "payload length beyond all": (HEAD + b"\x5b" + b"\xff" * 8 + TAIL, errors.DocumentTooLarge),
     "signature of 95": (GOOD[:-98] + b"\x58\x5f" + GOOD[-95:], errors.MalformedDocument),
     "signature of 97": (GOOD[:-98] + b"\x58\x61\x00" + GOOD[-96:], errors.MalformedDocument),
+    "signature of 95, cut after its length": (GOOD[:-98] + b"\x58\x5f", errors.MalformedDocument),
     "signature as text": (GOOD[:-98] + b"\x78" + GOOD[-97:], errors.MalformedDocument),
     "too large": (bytes(20_000), errors.DocumentTooLarge),
 }
@@ -357,6 +358,12 @@ def test_a_payload_at_its_largest_is_read():
 )
 def test_each_width_of_a_number_begins_where_it_must(encoded, argument):
     assert Reader(bytes.fromhex(encoded)).head("n") == (0, argument)
+
+
+@pytest.mark.parametrize("encoded", ["18", "1901", "1a010000", "1b01000000000000"])
+def test_a_number_that_is_cut_is_not_read(encoded):
+    with pytest.raises(errors.PayloadEncoding):
+        Reader(bytes.fromhex(encoded)).head("n")
 
 
 def only_typed_errors(parse, data):
