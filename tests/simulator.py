@@ -303,6 +303,7 @@ class Simulator:
         complete: bool = True,
     ) -> tuple[bytes, Receipt]:
         """The response body, and a receipt whose opening holds seed, endpoint and effective parameters."""
+        self._serial += 1
         seed = seed or self._fresh("seed")
         response, usage = self._engine(endpoint, body)
         request = commit("request", seed, request_parts(endpoint, body))

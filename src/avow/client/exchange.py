@@ -1,0 +1,179 @@
+"""What a client sends with a request so that it can judge the answer.
+
+Rules:
+1. Every inference gets a fresh nonce and a fresh opening secret of the client's own, so that the request commitment is known before
+   anything leaves. A nonce in the body's `avow` member is kept: it is the caller's.
+2. A stream gets a fresh P-256 key, whose public half lets the node authenticate each chunk for this client alone.
+3. With an account's key the request commitment, method and nonce are signed (receipt/requester.py). The method is then always named:
+   `vanilla` where the caller names none.
+"""
+
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Literal
+
+import msgspec
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+
+from avow.errors import InputError
+from avow.receipt.commitment import MalformedBody, commit, request_parts
+from avow.receipt.encoding import base64url, from_base64url
+from avow.receipt.requester import Requester, sign_request
+from avow.receipt.statement import Method
+from avow.receipt.trust import TrustPolicy
+
+Finality = Literal["instant", "settled"]
+CHAT_ENDPOINT = "POST /v1/chat/completions"
+NONCE_LENGTH = 16
+
+
+class BadOption(InputError):
+    """A method, finality or key that there is not."""
+
+    code = "bad_option"
+
+
+def method_of(label: str | Method) -> Method:
+    """The method of that name. Raises BadOption."""
+    if isinstance(label, Method):
+        return label
+    for method in Method:
+        if method.label == label:
+            return method
+    known = ", ".join(method.label for method in Method)
+    raise BadOption(f"there is no method {label!r}", hint=f"one of {known}")
+
+
+def finality_of(label: str) -> Finality:
+    """Raises BadOption."""
+    if label == "instant":
+        return "instant"
+    if label == "settled":
+        return "settled"
+    raise BadOption(f"there is no finality {label!r}", hint="instant or settled")
+
+
+def program_of(program: str | bytes) -> bytes:
+    """A program id from its 64 hex digits or 32 bytes. Raises BadOption."""
+    try:
+        data = bytes.fromhex(program.removeprefix("0x")) if isinstance(program, str) else program
+    except ValueError:
+        data = b""
+    if len(data) != 32:
+        raise BadOption("a program id is 64 hex digits", hint="`avow model list` shows them")
+    return data
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """What a caller demands. `method` None leaves the choice to the gateway; `programs` pins names to program ids.
+
+    `require` are demands of verify.py ("settled", "tee", …); `private_key` is an account's, 32 bytes.
+    """
+
+    method: Method | None = None
+    finality: Finality = "instant"
+    programs: Mapping[str, bytes] = field(default_factory=dict)
+    require: tuple[str, ...] = ()
+    private_key: bytes | None = field(default=None, repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Sent:
+    """One request as it left, and all that the check of its answer needs."""
+
+    endpoint: str
+    body: bytes
+    model: str
+    stream: bool
+    options: Options
+    nonce: bytes
+    seed: bytes = field(repr=False)
+    request: bytes
+    program: bytes | None
+    client_key: ec.EllipticCurvePrivateKey | None = field(repr=False)
+    requester: Requester | None
+
+    def headers(self) -> dict[str, str]:
+        """The `avow-` headers that go with the body."""
+        headers = {"avow-nonce": base64url(self.nonce), "avow-seed": base64url(self.seed)}
+        if self.options.method is not None:
+            headers["avow-method"] = self.options.method.label
+        if self.options.finality != "instant":
+            headers["avow-finality"] = self.options.finality
+        if self.client_key is not None:
+            point = self.client_key.public_key().public_bytes(Encoding.X962, PublicFormat.UncompressedPoint)
+            headers["avow-client-key"] = base64url(point)
+        if self.requester is not None:
+            headers["avow-requester"] = self.requester.to_header()
+        return headers
+
+    def http_headers(self) -> dict[str, str]:
+        """All headers of the request. Encodings are refused: what is checked are the bytes as they were committed."""
+        return {"content-type": "application/json", "accept-encoding": "identity"} | self.headers()
+
+
+class _Member(msgspec.Struct):
+    method: str | None = None
+    finality: str | None = None
+    nonce: str | None = None
+
+
+class _Head(msgspec.Struct):
+    model: str = ""
+    stream: bool | None = None
+    avow: _Member | None = None
+
+
+_read_head = msgspec.json.Decoder(_Head).decode
+
+
+def prepare(
+    endpoint: str,
+    body: bytes,
+    options: Options,
+    trust: TrustPolicy,
+    *,
+    random: Callable[[int], bytes] = os.urandom,
+) -> Sent:
+    """Everything that goes with one request. Raises MalformedBody or BadOption before anything is sent."""
+    try:
+        head = _read_head(body)
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise MalformedBody(f"this is not a request: {error}") from error
+    member = head.avow or _Member()
+    if member.method is not None:
+        options = replace(options, method=method_of(member.method))
+    if member.finality is not None:
+        options = replace(options, finality=finality_of(member.finality))
+    if options.private_key is not None and options.method is None:
+        options = replace(options, method=Method.VANILLA)
+    nonce = random(NONCE_LENGTH) if member.nonce is None else from_base64url(member.nonce, max_bytes=64)
+    seed = random(32)
+    request = commit("request", seed, request_parts(endpoint, body))
+    model = head.model or _model_in(endpoint)
+    stream = endpoint == CHAT_ENDPOINT and head.stream is True
+    requester = None
+    if options.private_key is not None and options.method is not None:
+        requester = sign_request(options.private_key, trust.chain_id, request, options.method.label, nonce)
+    return Sent(
+        endpoint=endpoint,
+        body=body,
+        model=model,
+        stream=stream,
+        options=options,
+        nonce=nonce,
+        seed=seed,
+        request=request,
+        program=options.programs.get(model),
+        client_key=ec.generate_private_key(ec.SECP256R1()) if stream else None,
+        requester=requester,
+    )
+
+
+def _model_in(endpoint: str) -> str:
+    """The model's name in POST /v2/models/{name}/infer."""
+    path = endpoint.removeprefix("POST /v2/models/")
+    return path.removesuffix("/infer") if path != endpoint else ""
