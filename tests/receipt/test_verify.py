@@ -95,6 +95,7 @@ def test_every_single_byte_counts(method):
 
 
 @pytest.mark.parametrize("method", METHODS)
+@pytest.mark.slow
 def test_every_truncation_and_extension(method):
     here = world(method)
     data = here.receipt.to_bytes()
@@ -106,6 +107,7 @@ def test_every_truncation_and_extension(method):
             Receipt.from_bytes(data + tail)
 
 
+@pytest.mark.slow
 def test_json_bytes_count_too():
     here = world()
     data = here.receipt.to_json()

@@ -1,0 +1,145 @@
+"""The receipt of a stream that broke off: it proves what the node signed, and nothing that was changed since."""
+
+from dataclasses import replace
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tests.simulated_gateway import begin_part, event_parts
+from tests.simulator import Simulator, point
+
+import avow
+from avow.client.exchange import CHAT_ENDPOINT, Options, prepare
+from avow.client.live import LiveStream
+from avow.errors import AvowError, NotAReceipt
+from avow.receipt.partial import PartialReceipt, verify_partial
+from avow.receipt.report import Outcome, Verdict
+from avow.receipt.standing import KeyState
+from avow.receipt.statement import Method
+
+
+def broken(network, method, chunks=5):
+    """A partial receipt as the client makes it, and the request."""
+    body = network.chat_body("one two three four five", stream=True)
+    sent = prepare(CHAT_ENDPOINT, body, Options(method=method), network.trust(), random=lambda size: bytes(range(size)))
+    client_key = point(sent.client_key)
+    streamed = network.stream(body, method, nonce=sent.nonce, seed=sent.seed, client_key=client_key)
+    live = LiveStream(sent, network.trust(), network.now_ms)
+    list(live.feed(begin_part(streamed) + b"".join(event_parts(event) for event in streamed.events[:chunks])))
+    return live.partial(), body
+
+
+@pytest.fixture(scope="module")
+def network():
+    network = Simulator()
+    network.register(Method.TEE)
+    return network
+
+
+@pytest.mark.parametrize("method", [Method.VANILLA, Method.TEE])
+def test_what_holds(network, method):
+    partial, body = broken(network, method)
+    report = verify_partial(partial, network.trust(), now_ms=network.now_ms, request=body, require=(method.label,))
+    assert report.verdict is Verdict.WARN, report.checks
+    assert report.not_proven
+    assert {check.name.value: check.outcome for check in report.checks}["response"] is Outcome.PASS
+    redacted = replace(partial, opening=None, data=None)
+    assert verify_partial(redacted, network.trust(), now_ms=network.now_ms).ok
+    assert redacted.id == partial.id
+    for shown in (partial, redacted):
+        assert PartialReceipt.load(shown.to_bytes()).to_json() == shown.to_json()
+        assert PartialReceipt.load(shown.to_json()).to_bytes() == shown.to_bytes()
+    assert verify_partial(partial, None, now_ms=network.now_ms).verdict is Verdict.UNANCHORED
+
+
+@pytest.mark.parametrize(
+    ("change", "check"),
+    [
+        (lambda p: {"chain_id": "avow-0000000000000000"}, "chain"),
+        (lambda p: {"chunks": p.chunks + 1}, "signature"),
+        (lambda p: {"head": bytes(32)}, "signature"),
+        (lambda p: {"request": bytes(32)}, "signature"),
+        (lambda p: {"effective": bytes(32)}, "signature"),
+        (lambda p: {"signature": p.signature[:-1] + bytes((p.signature[-1] ^ 1,))}, "signature"),
+        (lambda p: {"signing_key": bytes(65)}, "signature"),
+        (lambda p: {"method": Method.TEE}, "standing"),
+        (lambda p: {"data": (*p.data[:-1], b"{}")}, "response"),
+        (lambda p: {"data": p.data[:-1]}, "response"),
+        (lambda p: {"opening": replace(p.opening, effective=b"{}")}, "effective"),
+        (lambda p: {"opening": replace(p.opening, request=p.opening.request[:-1])}, "request"),
+        (lambda p: {"opening": replace(p.opening, seed=bytes(32))}, "request"),
+    ],
+)
+def test_what_was_changed_is_refused_by_the_check_that_owns_it(network, change, check):
+    partial, _ = broken(network, Method.VANILLA)
+    report = verify_partial(replace(partial, **change(partial)), network.trust(), now_ms=network.now_ms)
+    assert report.verdict is Verdict.FAIL
+    assert report[check].outcome is Outcome.FAIL
+
+
+def test_demands_and_bodies(network):
+    partial, body = broken(network, Method.VANILLA)
+    now = network.now_ms
+    assert not verify_partial(partial, network.trust(), now_ms=now, require=("settled",)).ok
+    assert not verify_partial(partial, network.trust(), now_ms=now, require=("complete",)).ok
+    assert not verify_partial(partial, network.trust(), now_ms=now, require=("tee",)).ok
+    assert not verify_partial(partial, network.trust(), now_ms=now, request=body.replace(b"one", b"two")).ok
+    assert not verify_partial(replace(partial, opening=None, data=None), network.trust(), now_ms=now, request=body).ok
+    assert avow.verify(partial.to_json(), network.trust(), now_ms=now, request=body).ok
+
+
+def test_a_key_that_does_not_stand():
+    network = Simulator("revoked")
+    partial, _ = broken(network, Method.VANILLA)
+    key = network.keys[Method.VANILLA]
+    for change in ({"state": KeyState.REVOKED}, {"compromised_from": 1}, {"until_ms": 5}):
+        network.set_record(Method.VANILLA, replace(key.record, **change))
+        shown = replace(partial, standing=network.standing(Method.VANILLA))
+        assert verify_partial(shown, network.trust(), now_ms=network.now_ms)["standing"].outcome is Outcome.FAIL
+        network.set_record(Method.VANILLA, key.record)
+    other = Simulator("another").trust()
+    assert (
+        verify_partial(partial, replace(other, chain_id=network.chain_id), now_ms=network.now_ms)["standing"].outcome
+        is Outcome.FAIL
+    )
+
+
+def test_an_enclave_that_the_reader_does_not_accept(network):
+    partial, _ = broken(network, Method.TEE)
+    for policy in (
+        replace(network.trust(), attestation_roots=()),
+        replace(network.trust(), measurements=(bytes(32),)),
+        replace(network.trust(), methods=(Method.VANILLA,)),
+    ):
+        assert verify_partial(partial, policy, now_ms=network.now_ms)["standing"].outcome is Outcome.FAIL
+
+
+def test_every_changed_byte_is_refused():
+    network = Simulator("bytes")
+    partial, _ = broken(network, Method.VANILLA)
+    trust, data = network.trust(), partial.to_bytes()
+    for at in range(0, len(data), 7):
+        changed = data[:at] + bytes((data[at] ^ 0x41,)) + data[at + 1 :]
+        try:
+            report = avow.verify(changed, trust, now_ms=network.now_ms)
+        except AvowError:
+            continue
+        assert not report.ok, at
+    for at in range(0, len(data), 11):
+        with pytest.raises(AvowError):
+            avow.load_receipt(data[:at])
+
+
+@settings(max_examples=200)
+@given(st.binary(max_size=300))
+def test_any_bytes_are_read_or_refused(data):
+    try:
+        PartialReceipt.load(data)
+    except AvowError:
+        return
+
+
+def test_a_receipt_is_none_of_these(network):
+    _, receipt = network.answer(CHAT_ENDPOINT, network.chat_body())
+    with pytest.raises(NotAReceipt):
+        PartialReceipt.load(receipt.to_bytes())
