@@ -1,0 +1,1 @@
+"""Who orders transactions: one process by itself (`embedded`), in the formats of the distributed engine."""

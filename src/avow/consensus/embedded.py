@@ -1,0 +1,267 @@
+"""The embedded engine: one process that orders transactions by itself, blocks on demand.
+
+Rules:
+1. A transaction makes a block at once, if the last one is `spacing_ms` old; else as soon as it is. The proof of what a
+   block did follows after the same spacing. With nothing to do, a heartbeat makes an empty block.
+2. `submit` returns when the transaction is durable: in the pool, or already in a block. Whoever waits at the same moment
+   shares one flush to disk.
+3. Blocks are made on the event loop's thread; only writing the log back to the database runs beside it.
+4. An error while making a block stops the engine: `stopped` then holds it, and everyone who waits gets EngineStopped.
+   The supervisor starts the process anew; the chain continues where it is durable.
+"""
+
+import asyncio
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+from avow.chain import abci
+from avow.chain.genesis import Genesis
+from avow.chain.state import SqliteStore, Store
+from avow.consensus.block import Decided
+from avow.consensus.errors import EngineStopped
+from avow.consensus.home import Lock
+from avow.consensus.machine import Index, Machine, no_index, no_probe
+from avow.receipt.headers import SignedBlock, SignedHeader, Validator
+
+SPACING_MS = 50
+
+OnBlock = Callable[[Decided], None]
+
+
+class EmbeddedEngine:
+    """Orders and executes transactions on one application. Make it, `start` it, `stop` it; not to be started twice."""
+
+    def __init__(
+        self,
+        application: abci.Application,
+        store: Store,
+        genesis: Genesis,
+        key: Ed25519PrivateKey,
+        *,
+        clock_ns: Callable[[], int] = time.time_ns,
+        spacing_ms: int = SPACING_MS,
+        heartbeat_ms: int | None = None,
+        lock_path: Path | None = None,
+        index: Index = no_index,
+        probe: Callable[[str], None] = no_probe,
+    ) -> None:
+        """`store` is the application's own. `heartbeat_ms` is genesis's unless given.
+
+        Raises AlreadyRunning, StateMismatch, NotTheValidator.
+        """
+        self._lock = None if lock_path is None else Lock(lock_path)
+        try:
+            self._machine = Machine(application, store, genesis, key, clock_ns, index=index, probe=probe)
+        except BaseException:
+            self._release()
+            raise
+        self._store = store
+        self._spacing = spacing_ms / 1000
+        self._heartbeat = (genesis.heartbeat_ms if heartbeat_ms is None else heartbeat_ms) / 1000
+        self._wake = asyncio.Event()
+        self._unacknowledged: list[asyncio.Future[None]] = []
+        self._height_waiters: dict[asyncio.Future[None], int] = {}
+        self._listeners: list[OnBlock] = []
+        self._task: asyncio.Task[None] | None = None
+        self._checkpoint: asyncio.Task[None] | None = None
+        self._stopping = False
+        self._stopped: asyncio.Future[None] | None = None
+        self._idle_pool = False
+        self._last_block_at = 0.0
+
+    # Life ----------------------------------------------------------------------------------------------------------
+
+    async def start(self) -> None:
+        """Begin making blocks; returns when what was durable before (genesis at least) is proven by a block."""
+        loop = asyncio.get_running_loop()
+        self._stopped = loop.create_future()
+        self._last_block_at = loop.time() - self._spacing
+        self._task = loop.create_task(self._run(), name="embedded engine")
+        if self._machine.proof_due:
+            await self.wait_height(self.height + 1)
+
+    async def stop(self) -> None:
+        """Finish the block in progress, make the pool durable, give back the lock."""
+        self._stopping = True
+        self._wake.set()
+        if self._task is not None:
+            await asyncio.wait([self._task])
+        if self._checkpoint is not None:
+            await asyncio.wait([self._checkpoint])
+        self._release()
+
+    async def stopped(self) -> None:
+        """Returns when the engine was stopped; raises the error that stopped it."""
+        if self._stopped is None:
+            raise EngineStopped("the engine was never started")
+        await asyncio.shield(self._stopped)
+
+    def _release(self) -> None:
+        if self._lock is not None:
+            self._lock.release()
+
+    # Asking --------------------------------------------------------------------------------------------------------
+
+    @property
+    def height(self) -> int:
+        """The last block's height; 0 before the first."""
+        return self._machine.blocks.position.height
+
+    @property
+    def base(self) -> int:
+        """The lowest height whose block is kept."""
+        return self._machine.blocks.position.base
+
+    @property
+    def waiting(self) -> int:
+        """Transactions in the pool."""
+        return len(self._machine.pool)
+
+    def block(self, height: int) -> Decided:
+        """Raises NoSuchBlock."""
+        return self._machine.blocks.load(height)
+
+    def signed_header(self, height: int) -> SignedHeader:
+        """Raises NoSuchBlock."""
+        return self.block(height).signed_block.signed_header
+
+    def signed_block(self, height: int) -> SignedBlock:
+        """What receipts carry of a block. Raises NoSuchBlock."""
+        return self.block(height).signed_block
+
+    def validators(self, height: int) -> Sequence[Validator]:
+        """Raises NoSuchBlock."""
+        return self.block(height).validators
+
+    def results(self, height: int) -> Sequence[abci.ExecTxResult]:
+        """Raises NoSuchBlock."""
+        return self.block(height).results
+
+    async def wait_height(self, height: int) -> None:
+        """Returns when block `height` is durable. Raises EngineStopped. Cancelling is fine."""
+        if self.height >= height:
+            return
+        self._check_running()
+        waiter = asyncio.get_running_loop().create_future()
+        self._height_waiters[waiter] = height
+        try:
+            await waiter
+        finally:
+            self._height_waiters.pop(waiter, None)
+
+    def on_block(self, listener: OnBlock) -> None:
+        """Call `listener` with each block once it is durable, in order, on the loop's thread. It must not raise."""
+        self._listeners.append(listener)
+
+    # Submitting ----------------------------------------------------------------------------------------------------
+
+    async def submit(self, tx: bytes) -> abci.CheckTxResponse:
+        """Rule 2. A code other than 0 is the application's refusal; nothing was kept then.
+
+        Raises PoolFull, TransactionTooLarge, EngineStopped. After EngineStopped it is open whether the transaction is in
+        the chain: submit it again, the application refuses what it has.
+        """
+        self._check_running()
+        _, response = self._machine.check(tx)
+        if response.code != abci.CODE_OK:
+            return response
+        self._idle_pool = False
+        durable = asyncio.get_running_loop().create_future()
+        self._unacknowledged.append(durable)
+        self._wake.set()
+        await durable
+        return response
+
+    def _check_running(self) -> None:
+        if self._task is None or self._stopping or self._task.done():
+            raise EngineStopped("the engine does not run")
+
+    # The loop ------------------------------------------------------------------------------------------------------
+
+    async def _run(self) -> None:
+        assert self._stopped is not None
+        try:
+            while not self._stopping:
+                await self._turn()
+            self._machine.store_pool()
+            self._acknowledge()
+        except asyncio.CancelledError as error:
+            self._fail(error)
+            self._stopped.cancel()
+            raise
+        except BaseException as error:
+            self._fail(error)
+            self._stopped.set_exception(error)
+            self._stopped.exception()  # seen: who calls `stopped` gets it, nobody else must
+            if not isinstance(error, Exception):
+                raise
+        else:
+            self._fail(None)
+            self._stopped.set_result(None)
+
+    async def _turn(self) -> None:
+        """One decision: make a block, flush the pool, or wait for a reason."""
+        loop = asyncio.get_running_loop()
+        now = loop.time()
+        since = now - self._last_block_at
+        heartbeat = since >= self._heartbeat
+        wanted = heartbeat or self._machine.proof_due or (len(self._machine.pool) > 0 and not self._idle_pool)
+        if wanted and since >= self._spacing:
+            self._make_block(even_empty=heartbeat)
+            await asyncio.sleep(0)
+        elif self._unacknowledged:
+            self._machine.store_pool()
+            self._acknowledge()
+            await asyncio.sleep(0)
+        else:
+            self._wake.clear()
+            delay = (self._spacing if wanted else self._heartbeat) - since
+            timer = loop.call_later(max(delay, 0), self._wake.set)
+            try:
+                await self._wake.wait()
+            finally:
+                timer.cancel()
+
+    def _make_block(self, *, even_empty: bool) -> None:
+        block = self._machine.step(even_empty=even_empty)
+        if block is None:
+            self._idle_pool = True  # the application holds all of it back: ask again when something changes
+            return
+        self._idle_pool = False
+        self._last_block_at = asyncio.get_running_loop().time()
+        self._acknowledge()
+        for waiter, height in list(self._height_waiters.items()):
+            if height <= block.height and not waiter.done():
+                waiter.set_result(None)
+        for listener in self._listeners:
+            listener(block)
+        self._write_back()
+
+    def _acknowledge(self) -> None:
+        """Everything that waited is durable: every caller of `submit` may go on."""
+        waiters, self._unacknowledged = self._unacknowledged, []
+        for waiter in waiters:
+            if not waiter.done():
+                waiter.set_result(None)
+
+    def _fail(self, error: BaseException | None) -> None:
+        """Tell everyone who still waits that nothing more comes."""
+        reason = "" if error is None else type(error).__name__
+        for waiter in [*self._unacknowledged, *self._height_waiters]:
+            if not waiter.done():
+                waiter.set_exception(EngineStopped("the engine has stopped", reason=reason))
+        self._unacknowledged.clear()
+
+    def _write_back(self) -> None:
+        """Rule 3: keep the log short without making a block wait for it."""
+        store = self._store
+        if not isinstance(store, SqliteStore) or not store.checkpoint_due:
+            return
+        if self._checkpoint is not None and self._checkpoint.done():
+            self._checkpoint.result()  # a disk that fails there fails here too
+            self._checkpoint = None
+        if self._checkpoint is None:
+            self._checkpoint = asyncio.get_running_loop().create_task(asyncio.to_thread(store.checkpoint))

@@ -1,0 +1,106 @@
+"""Transactions that wait for a block, in order of arrival.
+
+Rules:
+1. A transaction is in the pool once, by the hash of its bytes.
+2. It is acknowledged only when it is durable: written to the store's records, or in a committed block.
+3. After each block the application checks what is left again, in order; what it refuses is dropped.
+4. The pool is bounded in number and bytes; beyond, `PoolFull`.
+
+Records: "pool/" ‖ u64 (order of arrival) → transaction.
+"""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from hashlib import sha256
+
+from avow.chain.abci import total_bytes
+from avow.chain.state import Store
+from avow.consensus.errors import PoolFull, TransactionTooLarge
+
+_POOL = b"pool/"
+MAX_TRANSACTIONS = 5_000
+MAX_POOL_BYTES = 64 * 1024 * 1024
+
+Writes = list[tuple[bytes, bytes | None]]
+
+
+@dataclass(slots=True)
+class Waiting:
+    """One transaction. `stored`: whether its record is written."""
+
+    sequence: int
+    tx: bytes
+    stored: bool
+
+    @property
+    def record_key(self) -> bytes:
+        return _POOL + self.sequence.to_bytes(8)
+
+
+class Pool:
+    """The waiting transactions; what is to be written about them is handed to the caller's transaction."""
+
+    def __init__(self, max_tx_bytes: int) -> None:
+        self._max_tx_bytes = max_tx_bytes
+        self._waiting: dict[bytes, Waiting] = {}
+        self._sequence = 0
+        self._size = 0
+
+    def __len__(self) -> int:
+        return len(self._waiting)
+
+    def __contains__(self, digest: bytes) -> bool:
+        return digest in self._waiting
+
+    def __iter__(self) -> Iterator[tuple[bytes, bytes]]:
+        """(digest, transaction) in order of arrival; a copy, so that dropping while iterating is safe."""
+        return iter([(digest, item.tx) for digest, item in self._waiting.items()])
+
+    @property
+    def size(self) -> int:
+        return self._size
+
+    def load(self, store: Store) -> None:
+        """Take back what was waiting when the process ended."""
+        for key, tx in store.records(_POOL):
+            sequence = int.from_bytes(key[len(_POOL) :])
+            self._sequence = max(self._sequence, sequence + 1)
+            self._waiting[sha256(tx).digest()] = Waiting(sequence, tx, stored=True)
+            self._size += len(tx)
+
+    def check_room(self, tx: bytes) -> None:
+        """Raises TransactionTooLarge or PoolFull."""
+        size = total_bytes((tx,))
+        if size > self._max_tx_bytes:
+            raise TransactionTooLarge("the transaction fits into no block", size=size, limit=self._max_tx_bytes)
+        if len(self._waiting) >= MAX_TRANSACTIONS or self._size + len(tx) > MAX_POOL_BYTES:
+            raise PoolFull("too many transactions are waiting", waiting=len(self._waiting))
+
+    def add(self, digest: bytes, tx: bytes) -> None:
+        self._waiting[digest] = Waiting(self._sequence, tx, stored=False)
+        self._sequence += 1
+        self._size += len(tx)
+
+    def propose(self) -> tuple[bytes, ...]:
+        """What fits into the next block, in order."""
+        chosen, size = [], 0
+        for item in self._waiting.values():
+            size += total_bytes((item.tx,))
+            if size > self._max_tx_bytes:
+                break
+            chosen.append(item.tx)
+        return tuple(chosen)
+
+    def unstored(self) -> list[Waiting]:
+        return [item for item in self._waiting.values() if not item.stored]
+
+    def remove(self, digests: Iterable[bytes]) -> Writes:
+        """Forget these; gives the records to remove."""
+        writes: Writes = []
+        for digest in digests:
+            item = self._waiting.pop(digest, None)
+            if item is not None:
+                self._size -= len(item.tx)
+                if item.stored:
+                    writes.append((item.record_key, None))
+        return writes
