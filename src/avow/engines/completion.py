@@ -67,10 +67,11 @@ class Completion:
         self.usage = Usage()
         self.cancelled = False
 
-    def begin_choice(self) -> None:
-        """The next choice begins."""
+    def begin_choice(self) -> bool:
+        """The next choice begins; whether anybody is there to take it."""
         self._choices.append(Choice(logprobs=[] if self._logprobs else None))
         self._send({"role": "assistant", "content": "", "refusal": None})
+        return not self.cancelled
 
     def take(self, event: Event, logprobs: list[dict[str, Any]] | None = None) -> None:
         """A piece of the present choice."""

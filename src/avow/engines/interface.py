@@ -51,7 +51,7 @@ def load(program: StoredProgram, *, threads: int = 1, slots: int = 4, progress: 
     if manifest.engine == "onnx":
         from avow.engines.onnx import OnnxEngine
 
-        return OnnxEngine(program, threads=threads)
+        return OnnxEngine(program, threads=threads, slots=slots)
     from avow.engines.remote import RemoteEngine
 
-    return RemoteEngine(program)
+    return RemoteEngine(program, slots=slots)

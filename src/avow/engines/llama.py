@@ -178,16 +178,13 @@ class LlamaEngine:
         )
         with self._work():
             for index in range(int(effective["n"])):
-                completion.begin_choice()
-                if completion.cancelled:
+                if completion.cancelled or not completion.begin_choice():
                     break
                 job = self._job(plan, effective, index)
                 if body.logprobs:
                     self._run_whole(job, plan, completion, int(effective["top_logprobs"]))
                 else:
                     self._run_stream(job, plan, completion)
-                if completion.cancelled:
-                    break
         return completion.end()
 
     def infer(self, _request: Mapping[str, Any]) -> dict[str, Any]:

@@ -205,7 +205,7 @@ def chat_body(body: Mapping[str, Any]) -> ChatBody:
     try:
         request = msgspec.convert(body, ChatBody)
     except (msgspec.ValidationError, RecursionError) as error:
-        raise _refusal(str(error)) from error
+        raise refusal(str(error)) from error
     _check_messages(request.messages)
     _check_parameters(request)
     _check_tools(request)
@@ -216,7 +216,7 @@ _AT = re.compile(r"^(?P<what>.*?)(?: - at `\$?\.?(?P<path>.*)`)?$", re.DOTALL)
 _UNKNOWN = re.compile(r"^Object contains unknown field `(?P<field>.*)`$", re.DOTALL)
 
 
-def _refusal(message: str) -> InvalidRequest:
+def refusal(message: str) -> InvalidRequest:
     """A complaint of msgspec as an error of ours, with OpenAI's `param` ("messages[0].content")."""
     found = _AT.match(message)
     what, path = (found["what"], found["path"] or "") if found else (message, "")

