@@ -253,6 +253,8 @@ def _compared(
     receipt: PartialReceipt, name: CheckName, parts: Sequence[Part] | None, commitment: bytes, *, given: bool
 ) -> Check:
     opening, kind = receipt.opening, "request" if name is CheckName.REQUEST else "effective"
+    if opening is not None and opening.request is not None and opening.request[:1] != (_endpoint(opening),):
+        return Check(name, Outcome.FAIL, "the opening names another endpoint than the request", "commitment_mismatch")
     if opening is None or parts is None:
         outcome = Outcome.FAIL if given else Outcome.SKIPPED
         return Check(name, outcome, f"the {kind} is not shown: only its commitment is", "no_opening" if given else "")
@@ -260,6 +262,10 @@ def _compared(
     if found != commitment:
         return Check(name, Outcome.FAIL, f"the {kind} shown is not the one committed", "commitment_mismatch")
     return Check(name, Outcome.PASS, f"the {kind} shown is the one committed")
+
+
+def _endpoint(opening: Opening) -> Part:
+    return ("endpoint", opening.endpoint.encode())
 
 
 def _response(receipt: PartialReceipt) -> Check:
