@@ -307,5 +307,13 @@ def test_a_signature_with_unused_bits_is_refused():
             break
     signature = load_certificate(der).parsed.signature
     start = len(der) - len(signature) - 1
-    with pytest.raises(errors.BadCertificate):
+    with pytest.raises(errors.CertificateKey):
         load_certificate(der[:start] + b"\x01" + signature)
+
+
+def test_an_algorithm_with_parameters_is_refused():
+    certificate = load_certificate(builder.chain()[ZONE]).parsed
+    algorithm = builder.tlv(0x30, INNER_SHA384 + b"\x05\x00")
+    signature = builder.tlv(0x03, b"\x00" + certificate.signature)
+    with pytest.raises((errors.CertificateKey, errors.BadCertificate)):
+        load_certificate(builder.tlv(0x30, certificate.tbs_certificate_bytes + algorithm + signature))

@@ -26,7 +26,6 @@ from typing import Protocol
 from cryptography import x509
 from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509.oid import SignatureAlgorithmOID
 
 from avow.methods.tee.errors import (
     BadCertificate,
@@ -43,6 +42,9 @@ from avow.methods.tee.errors import (
 
 _REMEMBERED = 512
 """Entries of each cache; at most 2 KiB of certificates each."""
+_ECDSA_WITH_SHA384 = bytes.fromhex("300a06082a8648ce3d040303")
+"""AlgorithmIdentifier without parameters (RFC 5758 §3.2). It ends a certificate, with the signature as a bit string of
+whole bytes. No signature covers these bytes, so they are compared."""
 _EPOCH_ORDINAL = 719_163
 """1 January 1970 in the proleptic Gregorian calendar, where 1 January of the year 1 is 1."""
 
@@ -138,13 +140,12 @@ def load_certificate(der: bytes) -> Certificate:
     """What the rules need of a certificate, by rule 2. Raises BadCertificate or CertificateKey."""
     try:
         parsed = x509.load_der_x509_certificate(der)
-        algorithm, key = parsed.signature_algorithm_oid, parsed.public_key()
+        key, signature = parsed.public_key(), parsed.signature
         if parsed.version is not x509.Version.v3 or parsed.serial_number <= 0:
             raise BadCertificate("not version 3, or a serial number that is not above 0")
-        if not der.endswith(b"\x00" + parsed.signature):  # the count of unused bits, which no signature covers
-            raise BadCertificate("the signature is not of whole bytes")
-        if algorithm != SignatureAlgorithmOID.ECDSA_WITH_SHA384:
-            raise CertificateKey("not signed by ECDSA with SHA-384", algorithm=algorithm.dotted_string)
+        tail = b"".join((_ECDSA_WITH_SHA384, b"\x03", (len(signature) + 1).to_bytes(2)[1:], b"\x00", signature))
+        if not der.endswith(tail):
+            raise CertificateKey("not signed by ECDSA with SHA-384")
         if not isinstance(key, ec.EllipticCurvePublicKey) or not isinstance(key.curve, ec.SECP384R1):
             raise CertificateKey("not a key of P-384")
         return _read(parsed, key)
