@@ -1,7 +1,7 @@
 """Avow: run a model once; let anyone verify the answer.
 
-    answer = avow.Client().chat("Name the capital of France.", model="smollm2-135m-instruct")
-    print(answer.text, answer.receipt.settled().id)
+    answer = avow.Client().chat("What is the capital of France?", method="tee")
+    print(answer.text, answer.settled().id)
     report = avow.verify(answer.receipt.to_json(), trust="trust.json")
 
 Names are loaded when they are first used: checking a receipt loads neither an HTTP client nor anything of a node.
@@ -16,7 +16,12 @@ if TYPE_CHECKING:
     from avow import errors
     from avow.client.asynchronous import AsyncClient
     from avow.client.sync import Client
-    from avow.client.transport import openai_async_transport, openai_transport
+    from avow.client.transport import (
+        openai_async_client,
+        openai_async_transport,
+        openai_client,
+        openai_transport,
+    )
     from avow.receipt.partial import PartialReceipt
     from avow.receipt.receipt import Receipt
     from avow.receipt.report import Report
@@ -31,7 +36,9 @@ _PLACES = {
     "Report": "avow.receipt.report",
     "TrustPolicy": "avow.receipt.trust",
     "load_receipt": "avow.verification",
+    "openai_async_client": "avow.client.transport",
     "openai_async_transport": "avow.client.transport",
+    "openai_client": "avow.client.transport",
     "openai_transport": "avow.client.transport",
     "verify": "avow.verification",
 }
@@ -46,7 +53,9 @@ __all__ = [
     "__version__",
     "errors",
     "load_receipt",
+    "openai_async_client",
     "openai_async_transport",
+    "openai_client",
     "openai_transport",
     "verify",
 ]

@@ -23,6 +23,7 @@ from avow.client.session import (
     Settings,
     Trust,
     chat_body,
+    first_chat,
     infer_body,
     infer_endpoint,
     models_of,
@@ -67,6 +68,10 @@ class AsyncChat(ChatBody):
         super().__init__(verified.body)
         self.receipt = AsyncAnswerReceipt(client, verified, sent)
 
+    async def settled(self, timeout: float = 60.0) -> AsyncAnswerReceipt:  # noqa: ASYNC109
+        """`receipt.settled`: wait for the network's half of the evidence."""
+        return await self.receipt.settled(timeout)
+
 
 class AsyncInference(InferBody):
     """A tensor program's answer that held."""
@@ -74,6 +79,10 @@ class AsyncInference(InferBody):
     def __init__(self, client: "AsyncClient", verified: Verified, sent: Sent) -> None:
         super().__init__(verified.body)
         self.receipt = AsyncAnswerReceipt(client, verified, sent)
+
+    async def settled(self, timeout: float = 60.0) -> AsyncAnswerReceipt:  # noqa: ASYNC109
+        """`receipt.settled`: wait for the network's half of the evidence."""
+        return await self.receipt.settled(timeout)
 
 
 class AsyncChatStream:
@@ -152,6 +161,7 @@ class AsyncClient:
     ) -> None:
         settings = Settings(trust, home, method, finality, tuple(require), programs, key, save, on_receipt, clock_ms)
         self.session = Session(url, settings)
+        self._first_model: str | None = None
         self._http = httpx2.AsyncClient(
             base_url=self.session.url,
             timeout=httpx2.Timeout(timeout, connect=10.0),
@@ -163,14 +173,14 @@ class AsyncClient:
         self,
         messages: Messages,
         *,
-        model: str,
+        model: str | None = None,
         method: str | Method | None = None,
         finality: str | None = None,
         program: str | bytes | None = None,
         **parameters: Any,
     ) -> AsyncChat:
         """Ask, and get the verified answer; see `Client.chat`."""
-        body = chat_body(messages, model, stream=False, parameters=parameters)
+        body = chat_body(messages, model or await self._default_model(), stream=False, parameters=parameters)
         sent = self.session.prepare(CHAT_ENDPOINT, body, method=method, finality=finality, program=program)
         return AsyncChat(self, await self._exchange(sent), sent)
 
@@ -178,14 +188,14 @@ class AsyncClient:
         self,
         messages: Messages,
         *,
-        model: str,
+        model: str | None = None,
         method: str | Method | None = None,
         finality: str | None = None,
         program: str | bytes | None = None,
         **parameters: Any,
     ) -> AsyncChatStream:
         """The same, chunk by chunk; see `Client.stream`."""
-        body = chat_body(messages, model, stream=True, parameters=parameters)
+        body = chat_body(messages, model or await self._default_model(), stream=True, parameters=parameters)
         sent = self.session.prepare(CHAT_ENDPOINT, body, method=method, finality=finality, program=program)
         try:
             response = await self._http.send(self._request(sent), stream=True)
@@ -224,6 +234,11 @@ class AsyncClient:
         if secret is not None:
             headers["avow-secret"] = base64url(secret)
         return await self._get(f"{path}?wait_ms={wait_ms}" if wait_ms else path, headers)
+
+    async def _default_model(self) -> str:
+        if self._first_model is None:
+            self._first_model = first_chat(await self.models())
+        return self._first_model
 
     async def aclose(self) -> None:
         await self._http.aclose()

@@ -17,7 +17,7 @@ from avow.client.exchange import Options, Sent, finality_of, method_of, prepare,
 from avow.client.live import LiveStream
 from avow.client.pins import Pins, is_loopback, origin_of, read_policy
 from avow.client.saved import SavedReceipts
-from avow.errors import InputError
+from avow.errors import InputError, NotFound
 from avow.home import home_folder
 from avow.methods import checks
 from avow.receipt.receipt import Receipt
@@ -260,3 +260,11 @@ def models_of(body: bytes) -> list[Model]:
         except (KeyError, TypeError, ValueError, AttributeError):
             continue
     return models
+
+
+def first_chat(models: Iterable[Model]) -> str:
+    """The name of the first chat model. Raises NotFound."""
+    for model in models:
+        if model.kind == "chat":
+            return model.name
+    raise NotFound("the gateway lists no chat model", hint="name one with model=…")

@@ -22,6 +22,7 @@ from avow.client.session import (
     Settings,
     Trust,
     chat_body,
+    first_chat,
     infer_body,
     infer_endpoint,
     models_of,
@@ -66,6 +67,10 @@ class Chat(ChatBody):
         super().__init__(verified.body)
         self.receipt = AnswerReceipt(client, verified, sent)
 
+    def settled(self, timeout: float = 60.0) -> AnswerReceipt:
+        """`receipt.settled`: wait for the network's half of the evidence."""
+        return self.receipt.settled(timeout)
+
 
 class Inference(InferBody):
     """A tensor program's answer that held."""
@@ -73,6 +78,10 @@ class Inference(InferBody):
     def __init__(self, client: "Client", verified: Verified, sent: Sent) -> None:
         super().__init__(verified.body)
         self.receipt = AnswerReceipt(client, verified, sent)
+
+    def settled(self, timeout: float = 60.0) -> AnswerReceipt:
+        """`receipt.settled`: wait for the network's half of the evidence."""
+        return self.receipt.settled(timeout)
 
 
 class ChatStream:
@@ -167,6 +176,7 @@ class Client:
     ) -> None:
         settings = Settings(trust, home, method, finality, tuple(require), programs, key, save, on_receipt, clock_ms)
         self.session = Session(url, settings)
+        self._first_model: str | None = None
         self._http = httpx2.Client(
             base_url=self.session.url,
             timeout=httpx2.Timeout(timeout, connect=10.0),
@@ -178,7 +188,7 @@ class Client:
         self,
         messages: Messages,
         *,
-        model: str,
+        model: str | None = None,
         method: str | Method | None = None,
         finality: str | None = None,
         program: str | bytes | None = None,
@@ -186,9 +196,11 @@ class Client:
     ) -> Chat:
         """Ask, and get the verified answer. `messages` is a text or OpenAI's list; `parameters` are OpenAI's.
 
+        `model` None takes the first chat model that the gateway lists.
+
         Raises RemoteError, Unreachable, or the AnswerRefused whose class names what did not hold.
         """
-        body = chat_body(messages, model, stream=False, parameters=parameters)
+        body = chat_body(messages, model or self._default_model(), stream=False, parameters=parameters)
         sent = self.session.prepare(CHAT_ENDPOINT, body, method=method, finality=finality, program=program)
         return Chat(self, self._exchange(sent), sent)
 
@@ -196,14 +208,14 @@ class Client:
         self,
         messages: Messages,
         *,
-        model: str,
+        model: str | None = None,
         method: str | Method | None = None,
         finality: str | None = None,
         program: str | bytes | None = None,
         **parameters: Any,
     ) -> ChatStream:
         """The same, chunk by chunk. Raises as `chat`; a broken stream raises StreamCut with its receipt."""
-        body = chat_body(messages, model, stream=True, parameters=parameters)
+        body = chat_body(messages, model or self._default_model(), stream=True, parameters=parameters)
         sent = self.session.prepare(CHAT_ENDPOINT, body, method=method, finality=finality, program=program)
         request = self._request(sent)
         try:
@@ -246,6 +258,11 @@ class Client:
         if secret is not None:
             headers["avow-secret"] = base64url(secret)
         return self._get(f"{path}?wait_ms={wait_ms}" if wait_ms else path, headers)
+
+    def _default_model(self) -> str:
+        if self._first_model is None:
+            self._first_model = first_chat(self.models())
+        return self._first_model
 
     def close(self) -> None:
         self._http.close()

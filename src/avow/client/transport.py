@@ -1,9 +1,7 @@
 """HTTP transports that verify: the unmodified `openai` package, given one of these, returns nothing that does not hold.
 
-    client = openai.OpenAI(
-        base_url="http://127.0.0.1:8600/v1", api_key="none",
-        http_client=openai.DefaultHttpxClient(transport=avow.openai_transport(method="tee")),
-    )
+    http_client = openai.DefaultHttpxClient(transport=avow.openai_transport(method="tee"))
+    client = openai.OpenAI(base_url="http://127.0.0.1:8600/v1", api_key="none", http_client=http_client)
 
 Rules:
 1. Chat completions and tensor inferences are verified as `Client` does. The body that comes back is the committed one; its member
@@ -25,13 +23,14 @@ from avow.client import asynchronous, sync
 from avow.client.check import member_of, with_member
 from avow.client.exchange import CHAT_ENDPOINT, Sent
 from avow.client.live import LiveStream
-from avow.client.pins import is_loopback
+from avow.client.pins import is_loopback, origin_of
 from avow.client.session import OnReceipt, Session, Settings, Trust, wall_clock_ms
 from avow.errors import AvowError
 from avow.receipt.receipt import Receipt
 from avow.receipt.statement import Method
 
 _encode = msgspec.json.Encoder().encode
+_TIMEOUT = httpx2.Timeout(600.0, connect=10.0)
 _HOP = ("content-length", "content-encoding", "transfer-encoding")
 
 
@@ -56,6 +55,13 @@ class _Sessions:
         self._settings.options()
         self._sessions: dict[str, Session] = {}
 
+    def session(self, url: str) -> Session:
+        """The session for the gateway at `url`, whatever its path. Raises TrustNotPinned."""
+        origin = origin_of(url)
+        if origin not in self._sessions:
+            self._sessions[origin] = Session(origin, self._settings)
+        return self._sessions[origin]
+
     def prepare(self, request: httpx2.Request, body: bytes) -> tuple[Session, Sent] | None:
         """The exchange for a request, or None for one that passes (rule 3). Raises NotVerifiable or TrustNotPinned."""
         if request.method in ("GET", "HEAD", "OPTIONS"):
@@ -64,11 +70,7 @@ class _Sessions:
         tensors = endpoint.startswith("POST /v2/models/") and endpoint.endswith("/infer")
         if endpoint != CHAT_ENDPOINT and not tensors:
             raise NotVerifiable(f"the answer to {endpoint} could not be verified")
-        url = str(request.url)
-        origin = url[: url.index("/", url.index("//") + 2)]
-        session = self._sessions.get(origin)
-        if session is None:
-            session = self._sessions[origin] = Session(origin, self._settings)
+        session = self.session(str(request.url))
         headers = request.headers
         sent = session.prepare(endpoint, body, method=headers.get("avow-method"), finality=headers.get("avow-finality"))
         for name in [name for name in headers if name.startswith("avow-")]:
@@ -121,6 +123,10 @@ class VerifyingTransport(httpx2.BaseTransport):
         self._given = inner
         self._inner: dict[bool, httpx2.BaseTransport] = {}
 
+    def check(self, url: str) -> None:
+        """Raises TrustNotPinned unless there is a trust policy for the gateway at `url`."""
+        self._sessions.session(url)
+
     def _transport(self, url: httpx2.URL) -> httpx2.BaseTransport:
         if self._given is not None:
             return self._given
@@ -167,6 +173,10 @@ class AsyncVerifyingTransport(httpx2.AsyncBaseTransport):
         self._sessions = _Sessions(settings)
         self._given = inner
         self._inner: dict[bool, httpx2.AsyncBaseTransport] = {}
+
+    def check(self, url: str) -> None:
+        """Raises TrustNotPinned unless there is a trust policy for the gateway at `url`."""
+        self._sessions.session(url)
 
     def _transport(self, url: httpx2.URL) -> httpx2.AsyncBaseTransport:
         if self._given is not None:
@@ -243,3 +253,23 @@ def openai_async_transport(
     """A transport for `openai.DefaultAsyncHttpxClient` that verifies; the arguments are those of `AsyncClient`."""
     settings = Settings(trust, home, method, finality, tuple(require), programs, key, save, on_receipt, clock_ms)
     return AsyncVerifyingTransport(settings, transport)
+
+
+def openai_client(url: str | None = None, **settings: Any) -> httpx2.Client:
+    """An HTTP client for `openai.OpenAI(http_client=…)` that verifies.
+
+    With `url` the trust policy of that gateway is looked up now, so that a missing one is an error here. `settings` are those of
+    `openai_transport`.
+    """
+    transport = openai_transport(**settings)
+    if url is not None:
+        transport.check(url)
+    return httpx2.Client(transport=transport, timeout=_TIMEOUT)
+
+
+def openai_async_client(url: str | None = None, **settings: Any) -> httpx2.AsyncClient:
+    """The same for `openai.AsyncOpenAI`."""
+    transport = openai_async_transport(**settings)
+    if url is not None:
+        transport.check(url)
+    return httpx2.AsyncClient(transport=transport, timeout=_TIMEOUT)
