@@ -146,10 +146,6 @@ class Application:
         admitted.balance -= transaction.max_cost()
         self._admitted[sender] = admitted
 
-    def forget_admitted(self) -> None:
-        """The driver emptied its pool: nothing waits any more."""
-        self._admitted.clear()
-
     # --- Blocks -----------------------------------------------------------------------------------------------------
 
     def prepare_proposal(self, request: PrepareProposalRequest) -> PrepareProposalResponse:

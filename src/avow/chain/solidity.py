@@ -82,6 +82,10 @@ class EventType:
                 rest.append(value)
         return tuple(topics), abi.encode(kinds, rest)
 
+    def decode_data(self, data: bytes) -> list[Any]:
+        """The values of the parameters that are not indexed."""
+        return abi.decode([parameter.kind for parameter in self.inputs if not parameter.indexed], data)
+
     def to_json(self) -> dict[str, Any]:
         inputs = [parameter.to_json() | {"indexed": parameter.indexed} for parameter in self.inputs]
         return {"type": "event", "name": self.name, "inputs": inputs, "anonymous": False}

@@ -43,6 +43,18 @@ class TransactionType(IntEnum):
 AccessList = tuple[tuple[bytes, tuple[bytes, ...]], ...]
 
 
+def intrinsic_gas(data: bytes, access_list: AccessList = ()) -> int:
+    """The gas of a transaction with this call data, before its call."""
+    zeros = data.count(0)
+    return (
+        GAS_TRANSACTION
+        + zeros * GAS_DATA_ZERO
+        + (len(data) - zeros) * GAS_DATA_NONZERO
+        + len(access_list) * GAS_ACCESS_ADDRESS
+        + sum([len(storage) for _, storage in access_list]) * GAS_ACCESS_STORAGE_KEY
+    )
+
+
 @dataclass(frozen=True, slots=True)
 class Transaction:
     """A decoded transaction and who sent it. Fees are wei per gas; for LEGACY both fees are its gas price."""
@@ -64,15 +76,7 @@ class Transaction:
 
     def intrinsic_gas(self) -> int:
         """What the transaction costs before its call."""
-        zeros = self.data.count(0)
-        keys = sum([len(storage) for _, storage in self.access_list])
-        return (
-            GAS_TRANSACTION
-            + zeros * GAS_DATA_ZERO
-            + (len(self.data) - zeros) * GAS_DATA_NONZERO
-            + len(self.access_list) * GAS_ACCESS_ADDRESS
-            + keys * GAS_ACCESS_STORAGE_KEY
-        )
+        return intrinsic_gas(self.data, self.access_list)
 
     def effective_gas_price(self, base_fee: int) -> int:
         """Wei per gas that the sender pays at this base fee (EIP-1559)."""

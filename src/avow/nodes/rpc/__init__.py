@@ -1,0 +1,1 @@
+"""The chain's JSON-RPC server: Ethereum's methods for wallets and libraries, and Avow's own for proofs."""
