@@ -19,11 +19,14 @@ KEY = Ed25519PrivateKey.from_private_bytes(b"\x07" * 32)
 
 
 class KeyValue:
-    """`key=value` sets a key; `hold…` is never proposed, `once=…` is refused when checked again, `boom` raises."""
+    """`key=value` sets a key; `hold…` is never proposed, `once=…` is refused when checked again, `refuse…` is not accepted
+    in a block, `boom…` fails in one, `rot…` fails when checked, once it is rotten.
+    """
 
-    def __init__(self, store: Store, retain: int = 0) -> None:
+    def __init__(self, store: Store, retain: int = 0, *, rotten: bool = False) -> None:
         self.store = store
         self.retain = retain
+        self.rotten = rotten
         self.calls: list[str] = []
         self.genesis: dict[bytes, bytes | None] = {}
         self.candidate: Any = None
@@ -38,6 +41,8 @@ class KeyValue:
         return abci.InitChainResponse(self.store.prepare(self.genesis).app_hash)
 
     def check_tx(self, request: abci.CheckTxRequest) -> abci.CheckTxResponse:
+        if self.rotten and request.tx.startswith(b"rot"):
+            raise ZeroDivisionError
         again = request.type is abci.CheckTxType.RECHECK
         refused = b"=" not in request.tx or (again and request.tx.startswith(b"once="))
         return abci.CheckTxResponse(code=9 if refused else 0)
@@ -100,13 +105,14 @@ class Chain:
         self.genesis = make_genesis()
         self.key = KEY
         self.retain = 0
+        self.rotten = False
         self.store: Store = MemoryStore()
 
     def reopen(self) -> KeyValue:
         if self.path is not None:
             self.store.close()
             self.store = SqliteStore(str(self.path / "chain.db"))
-        return KeyValue(self.store, self.retain)
+        return KeyValue(self.store, self.retain, rotten=self.rotten)
 
     def machine(self, **options: Any) -> Machine:
         return Machine(self.reopen(), self.store, self.genesis, self.key, self.clock, **options)

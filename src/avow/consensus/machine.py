@@ -8,6 +8,8 @@ Rules:
 3. A block that did something (transactions, or a new app hash) is followed by a block that proves it; so is genesis.
 4. Block time is the clock's, and always later than the last block's. A vote's time is later than its block's.
 5. After any exception the machine is broken for good: what is in memory may be ahead of what is durable. Open it anew.
+   Before it breaks on an error of the application's, it notes the block's transactions as suspects (pool rule 5), so that
+   one of them cannot keep the chain from opening again.
 
 `probe` is called by name between every two steps; tests raise from it, as if the process died there.
 """
@@ -20,11 +22,11 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from avow.chain import abci
 from avow.chain.genesis import Genesis
-from avow.chain.state import Store
+from avow.chain.state import StateError, Store
 from avow.consensus.block import EMPTY_COMMIT, Decided, Parameters, block_id, next_header, sign_commit
 from avow.consensus.blockstore import BlockStore
 from avow.consensus.errors import ConsensusError, EngineStopped, NotTheValidator, StateMismatch, WouldSignTwice
-from avow.consensus.pool import Pool
+from avow.consensus.pool import Pool, Writes
 from avow.receipt.headers import Header, Validator
 
 MILLISECOND = 1_000_000
@@ -88,7 +90,7 @@ class Machine:
             self._check_last(self.last, info)
             self._set_validators(self.blocks.position.validators)
         self.pool.load(self._store)
-        self._store.put_records(self.pool.remove(self._refused(abci.CheckTxType.NEW)))
+        self._store.put_records(self._reopen_pool())
 
     def _init_chain(self) -> None:
         genesis = self._genesis
@@ -152,13 +154,20 @@ class Machine:
             for item in waiting:
                 item.stored = True
 
-    def _refused(self, kind: abci.CheckTxType) -> list[bytes]:
-        """The waiting transactions that the application does not admit any more."""
-        return [
-            digest
-            for digest, tx in self.pool
-            if self._application.check_tx(abci.CheckTxRequest(tx, kind)).code != abci.CODE_OK
-        ]
+    def _reopen_pool(self) -> Writes:
+        """Check again what waited when the last process ended; what the application fails on is set aside."""
+        writes: Writes = []
+        for digest, tx in self.pool:
+            try:
+                response = self._application.check_tx(abci.CheckTxRequest(tx))
+            except Exception as error:
+                if not _is_suspect(error):
+                    raise
+                writes += self.pool.set_aside((digest,))
+            else:
+                if response.code != abci.CODE_OK:
+                    writes += self.pool.remove((digest,))
+        return writes
 
     # Blocks --------------------------------------------------------------------------------------------------------
 
@@ -186,8 +195,9 @@ class Machine:
                 txs=txs,
                 time_ns=time_ns,
             )
-            self._accept(header, txs)
-            block = self._execute(header, txs)
+            with self._suspecting(txs):
+                self._accept(header, txs)
+                block = self._execute(header, txs)
             self._persist(block)
             self.last = block
             self._probe("block: published")
@@ -251,7 +261,7 @@ class Machine:
             self._probe("block: state written")
             self.blocks.append(block, retain_height=retain_height)
             included = [sha256(tx).digest() for tx in block.txs]
-            writes = self.pool.remove(included)
+            writes = [*self.pool.remove(included), *self.pool.succeeded()]
             waiting = self.pool.unstored()
             writes += [(item.record_key, item.tx) for item in waiting]
             self._store.put_records([*writes, *self._index(block)])
@@ -263,7 +273,13 @@ class Machine:
     def _recheck(self) -> None:
         """Pool rule 3. What is dropped here was acknowledged; it is the chain that made it void, and says so."""
         if len(self.pool):
-            self._store.put_records(self.pool.remove(self._refused(abci.CheckTxType.RECHECK)))
+            recheck = abci.CheckTxType.RECHECK
+            refused = [
+                digest
+                for digest, tx in self.pool
+                if self._application.check_tx(abci.CheckTxRequest(tx, recheck)).code != abci.CODE_OK
+            ]
+            self._store.put_records(self.pool.remove(refused))
             self._probe("block: rechecked")
 
     # Being broken --------------------------------------------------------------------------------------------------
@@ -280,3 +296,17 @@ class Machine:
         except BaseException:
             self._broken = True
             raise
+
+    @contextmanager
+    def _suspecting(self, txs: tuple[bytes, ...]) -> Iterator[None]:
+        try:
+            yield
+        except Exception as error:
+            if txs and _is_suspect(error):
+                self._store.put_records(self.pool.failed([sha256(tx).digest() for tx in txs]))
+            raise
+
+
+def _is_suspect(error: Exception) -> bool:
+    """Whether a transaction may be why the application failed: not the machine's own store or memory."""
+    return not isinstance(error, StateError | MemoryError | OSError)

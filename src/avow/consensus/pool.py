@@ -5,11 +5,15 @@ Rules:
 2. It is acknowledged only when it is durable: written to the store's records, or in a committed block.
 3. After each block the application checks what is left again, in order; what it refuses is dropped.
 4. The pool is bounded in number and bytes; beyond, `PoolFull`.
+5. A transaction on which the application fails must not stop the chain for ever. After a failed block of several, blocks
+   hold half as many until all of those went through; one that fails alone is set aside: kept on disk for people, waiting
+   no more.
 
-Records: "pool/" ‖ u64 (order of arrival) → transaction.
+Records: "pool/" ‖ u64 (order of arrival) → transaction; "set-aside/" ‖ u64 → transaction; "pool-limit" → u32, how many
+transactions a block may hold, ‖ u64, the last suspect's order of arrival (absent: any number).
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 
@@ -18,6 +22,8 @@ from avow.chain.state import Store
 from avow.consensus.errors import PoolFull, TransactionTooLarge
 
 _POOL = b"pool/"
+_SET_ASIDE = b"set-aside/"
+_LIMIT = b"pool-limit"
 MAX_TRANSACTIONS = 5_000
 MAX_POOL_BYTES = 64 * 1024 * 1024
 
@@ -45,6 +51,8 @@ class Pool:
         self._waiting: dict[bytes, Waiting] = {}
         self._sequence = 0
         self._size = 0
+        self._limit: int | None = None
+        self._last_suspect = 0
 
     def __len__(self) -> int:
         return len(self._waiting)
@@ -67,6 +75,11 @@ class Pool:
             self._sequence = max(self._sequence, sequence + 1)
             self._waiting[sha256(tx).digest()] = Waiting(sequence, tx, stored=True)
             self._size += len(tx)
+        limit = store.record(_LIMIT)
+        if limit is not None:
+            self._limit, self._last_suspect = int.from_bytes(limit[:4]), int.from_bytes(limit[4:])
+        for key, _ in store.records(_SET_ASIDE):
+            self._sequence = max(self._sequence, int.from_bytes(key[len(_SET_ASIDE) :]) + 1)
 
     def check_room(self, tx: bytes) -> None:
         """Raises TransactionTooLarge or PoolFull."""
@@ -83,16 +96,42 @@ class Pool:
 
     def propose(self) -> tuple[bytes, ...]:
         """What fits into the next block, in order."""
-        chosen, size = [], 0
+        chosen: list[bytes] = []
+        size = 0
         for item in self._waiting.values():
             size += total_bytes((item.tx,))
-            if size > self._max_tx_bytes:
+            if size > self._max_tx_bytes or len(chosen) == self._limit:
                 break
             chosen.append(item.tx)
         return tuple(chosen)
 
     def unstored(self) -> list[Waiting]:
         return [item for item in self._waiting.values() if not item.stored]
+
+    def failed(self, digests: Sequence[bytes]) -> Writes:
+        """Rule 5, after a block of these failed; gives the records to write."""
+        if len(digests) > 1:
+            self._limit = len(digests) // 2
+            suspects = [self._waiting[digest].sequence for digest in digests if digest in self._waiting]
+            self._last_suspect = max(suspects, default=0)
+            return [(_LIMIT, self._limit.to_bytes(4) + self._last_suspect.to_bytes(8))]
+        return self.set_aside(digests)
+
+    def set_aside(self, digests: Iterable[bytes]) -> Writes:
+        """Rule 5, for transactions that fail alone."""
+        writes: Writes = []
+        for digest in digests:
+            item = self._waiting.get(digest)
+            if item is not None:
+                writes += [*self.remove((digest,)), (_SET_ASIDE + item.sequence.to_bytes(8), item.tx)]
+        return writes
+
+    def succeeded(self) -> Writes:
+        """After a block: the limit is lifted once no suspect waits any more."""
+        if self._limit is None or any(item.sequence <= self._last_suspect for item in self._waiting.values()):
+            return []
+        self._limit = None
+        return [(_LIMIT, None)]
 
     def remove(self, digests: Iterable[bytes]) -> Writes:
         """Forget these; gives the records to remove."""
