@@ -26,7 +26,9 @@ def core() -> Iterator[Path]:
     yield ROOT / "methods" / "checks.py"
     yield ROOT / "methods" / "registration.py"
     yield from sorted((ROOT / "methods").glob("*/verify.py"))
-    yield from (ROOT / "methods" / "tee" / name for name in ("certificates.py", "document.py", "expectation.py"))
+    yield from (
+        ROOT / "methods" / "tee" / name for name in ("certificates.py", "document.py", "expectation.py", "receipt.py")
+    )
 
 
 def faults(path: Path) -> Iterator[tuple[int, str]]:
