@@ -18,7 +18,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from enum import IntEnum
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import msgspec
 
@@ -117,9 +117,8 @@ class Connection(asyncio.Protocol):
         return self.closed.done()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self._transport = transport
-        transport.set_write_buffer_limits(high=_HIGH_WATER)
+        self._transport = cast("asyncio.Transport", transport)  # uvloop's own is registered as none of asyncio's classes
+        self._transport.set_write_buffer_limits(high=_HIGH_WATER)
         if not self._accepting:
             self.send(Kind.HELLO, 0, _encode(VERSION))
 
