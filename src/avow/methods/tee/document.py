@@ -61,6 +61,9 @@ MAX_PUBLIC_KEY_BYTES = 1_024
 MAX_USER_DATA_BYTES = 512
 MAX_NONCE_BYTES = 512
 
+INDEFINITE = -1
+"""The argument of an array or map whose end is marked."""
+
 P384_ORDER = 0xFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFC7634D81F4372DDF581A0DB248B0A77AECEC196ACCC52973
 """The order n of the group of P-384 (SP 800-186 §3.2.1.4): (r, s) and (r, n - s) verify alike."""
 
@@ -196,7 +199,7 @@ def parse_payload(payload: bytes) -> Payload:
         raise DocumentTooLarge(element="payload", size=len(payload), limit=MAX_PAYLOAD_BYTES)
     reader = Reader(payload)
     fields: dict[str, object] = {}
-    entries = reader.container(5, "payload")
+    entries = reader.expect(5, "payload")
     while reader.another(entries, len(fields)):
         name = reader.string(3, "payload").decode("utf-8", "replace")
         read = _FIELDS.get(name)
@@ -228,8 +231,8 @@ class Reader:
         self._data = data
         self._position = 0
 
-    def head(self, field: str) -> tuple[int, int | None]:
-        """Major type and argument (None: indefinite) of the next item (RFC 8949 §3)."""
+    def head(self, field: str) -> tuple[int, int]:
+        """Major type and argument (or INDEFINITE, of arrays and maps) of the next item (RFC 8949 §3)."""
         data, at = self._data, self._position
         if at >= len(data):
             raise PayloadEncoding("truncated", field=field, offset=at)
@@ -241,7 +244,7 @@ class Reader:
             return major, info
         if info == 31 and major in (4, 5):
             self._position = at + 1
-            return major, None
+            return major, INDEFINITE
         if info > 27:
             raise PayloadEncoding("a string of indefinite length, or a reserved length", field=field, offset=at)
         end = at + 1 + (1 << (info - 24))
@@ -253,7 +256,7 @@ class Reader:
         self._position = end
         return major, argument
 
-    def expect(self, expected: int, field: str) -> int | None:
+    def expect(self, expected: int, field: str) -> int:
         """The argument of the next item, which must be of major type `expected`."""
         at = self._position
         major, argument = self.head(field)
@@ -261,13 +264,9 @@ class Reader:
             raise BadField(f"{field} is not of the right type", field=field, offset=at, expected=expected, found=major)
         return argument
 
-    def container(self, major: int, field: str) -> int | None:
-        """How many entries the array (4) or map (5) has that begins here; None if that is told by its end."""
-        return self.expect(major, field)
-
-    def another(self, entries: int | None, read: int) -> bool:
-        """Whether an entry follows the `read` ones of a container; consumes the end of an indefinite one."""
-        if entries is not None:
+    def another(self, entries: int, read: int) -> bool:
+        """Whether an entry follows the `read` ones of a container of `entries`; consumes the end of an indefinite one."""
+        if entries != INDEFINITE:
             return read < entries
         if self._data[self._position : self._position + 1] == b"\xff":
             self._position += 1
@@ -277,7 +276,7 @@ class Reader:
     def string(self, major: int, field: str) -> bytes:
         """The bytes of the byte string (2) or text (3) that begins here."""
         length = self.expect(major, field)
-        end = self._position + (length or 0)
+        end = self._position + length
         if end > len(self._data):
             raise PayloadEncoding("truncated", field=field, offset=self._position)
         content = self._data[self._position : end]
@@ -291,7 +290,7 @@ class Reader:
             raise PayloadEncoding("a text is not UTF-8", field=field) from None
 
     def unsigned(self, field: str) -> int:
-        return self.expect(0, field) or 0
+        return self.expect(0, field)
 
     def null(self) -> bool:
         """Whether a null stood here; it is consumed."""
@@ -340,7 +339,7 @@ _certificate = _sized(1, MAX_CERTIFICATE_BYTES)
 
 
 def _cabundle(reader: Reader, field: str) -> tuple[bytes, ...]:
-    entries = reader.container(4, field)
+    entries = reader.expect(4, field)
     bundle: list[bytes] = []
     while reader.another(entries, len(bundle)):
         if len(bundle) == MAX_BUNDLE_CERTIFICATES:
@@ -352,7 +351,7 @@ def _cabundle(reader: Reader, field: str) -> tuple[bytes, ...]:
 
 
 def _pcrs(reader: Reader, field: str) -> Mapping[int, bytes]:
-    entries = reader.container(5, field)
+    entries = reader.expect(5, field)
     pcrs: dict[int, bytes] = {}
     while reader.another(entries, len(pcrs)):
         index = reader.unsigned(field)
