@@ -18,6 +18,7 @@ import msgspec
 
 from avow.engines.errors import InvalidSchema
 from avow.engines.integer_range import integer_range
+from avow.engines.prompt import spaced_json
 
 MAX_DEPTH = 24
 MAX_RULES = 4_000
@@ -166,20 +167,23 @@ class _Compiler:
         if not isinstance(schema, Mapping):
             raise self.fail(where, "a schema is an object, or true")
         if "$ref" in schema:
+            self.alone(schema, where, "$ref")
             return self.reference(schema["$ref"], where, chain, depth)
         for keyword, branch in (("anyOf", self.union), ("oneOf", self.union), ("allOf", self.intersection)):
             if keyword in schema:
-                self.unknown(schema, where, frozenset({keyword}))
+                self.alone(schema, where, keyword)
                 return branch(schema[keyword], f"{where}.{keyword}", chain, depth)
-        if "const" in schema:
-            return self.constants([schema["const"]], where)
-        if "enum" in schema:
-            return self.constants(schema["enum"], f"{where}.enum")
+        if "const" in schema or "enum" in schema:
+            return self.constants(schema, where)
         return self.typed(schema, where, depth)
+
+    def alone(self, schema: Schema, where: str, *keywords: str) -> None:
+        """What stands beside these keywords says more than they do, and is not enforced."""
+        self.unknown(schema, where, frozenset(keywords))
 
     def unknown(self, schema: Schema, where: str, known: frozenset[str]) -> None:
         for keyword in schema:
-            if keyword not in known and keyword not in _ANNOTATIONS and keyword not in ("$defs", "definitions", "type"):
+            if keyword not in known and keyword not in _ANNOTATIONS and keyword not in ("$defs", "definitions"):
                 self.writer.loosen(f"{where}.{keyword}", "this keyword cannot be enforced here")
 
     def reference(self, target: object, where: str, chain: _Chain, depth: int) -> str:
@@ -221,37 +225,53 @@ class _Compiler:
             return "value"
         return self.visit(parts[0], f"{where}[0]", chain, depth + 1)
 
-    def constants(self, values: object, where: str) -> str:
+    def constants(self, schema: Schema, where: str) -> str:
+        """The values of enum and const that are also of the type, if one is given."""
+        self.alone(schema, where, "enum", "const", "type")
+        values = schema["enum"] if "enum" in schema else [schema["const"]]
         if not isinstance(values, list) or not 0 < len(values) <= MAX_REPEAT:
-            raise self.fail(where, f"enum is a list of 1 to {MAX_REPEAT} values")
+            raise self.fail(f"{where}.enum", f"enum is a list of 1 to {MAX_REPEAT} values")
+        kinds = self.kinds(schema, where) if "type" in schema else None
         try:
-            texts = [msgspec.json.format(msgspec.json.encode(value), indent=0).decode() for value in values]
+            texts = [spaced_json(value) for value in values if kinds is None or any(_is(value, kind) for kind in kinds)]
+            if "enum" in schema and "const" in schema:
+                texts = [text for text in texts if text == spaced_json(schema["const"])]
         except (msgspec.MsgspecError, UnicodeError, RecursionError) as error:
             raise self.fail(where, "a constant is not a JSON value") from error
+        if not texts:
+            raise self.fail(where, "no value is left")
         return self.writer.rule(" | ".join(literal(text) for text in dict.fromkeys(texts)))
 
+    def kinds(self, schema: Schema, where: str) -> list[str]:
+        kinds = schema["type"]
+        kinds = [kinds] if isinstance(kinds, str) else kinds
+        if not isinstance(kinds, list) or not kinds or not all(isinstance(k, str) and k in _BY_TYPE for k in kinds):
+            raise self.fail(f"{where}.type", "a type is object, array, string, number, integer, boolean or null")
+        return list(dict.fromkeys(kinds))
+
     def typed(self, schema: Schema, where: str, depth: int) -> str:
-        kinds = schema.get("type")
-        if kinds is None:
+        if "type" in schema:
+            kinds = self.kinds(schema, where)
+        else:
+            # Without a type, keywords of one type bind values of that type only; such values are what is given.
             kinds = [kind for kind, words in _BY_TYPE.items() if words and not words.isdisjoint(schema)][:1]
             if not kinds:
                 self.unknown(schema, where, _STRUCTURE)
                 return "value"
-        kinds = [kinds] if isinstance(kinds, str) else kinds
-        if not isinstance(kinds, list) or not kinds or not all(isinstance(k, str) and k in _BY_TYPE for k in kinds):
-            raise self.fail(f"{where}.type", "a type is object, array, string, number, integer, boolean or null")
         # A keyword of another type says nothing about values of these types (JSON Schema validation, section 4).
-        self.unknown(schema, where, _ALL_BY_TYPE - _BY_TYPE["integer"] if "number" in kinds else _ALL_BY_TYPE)
+        known = _ALL_BY_TYPE - _BY_TYPE["integer"] if "number" in kinds else _ALL_BY_TYPE
+        self.unknown(schema, where, known | {"type"})
         makers = {"object": self.object, "array": self.array, "string": self.string, "integer": self.integer}
-        names = [makers[kind](schema, where, depth) if kind in makers else kind for kind in dict.fromkeys(kinds)]
+        names = [makers[kind](schema, where, depth) if kind in makers else kind for kind in kinds]
         return names[0] if len(names) == 1 else self.writer.rule(" | ".join(names))
 
     def object(self, schema: Schema, where: str, depth: int) -> str:
         properties, required = schema.get("properties", {}), schema.get("required", [])
-        if not isinstance(properties, Mapping) or not isinstance(required, list):
-            raise self.fail(where, "properties is an object and required a list")
+        names = isinstance(required, list) and all(isinstance(name, str) for name in required)
+        if not isinstance(properties, Mapping) or not names:
+            raise self.fail(where, "properties is an object and required a list of names")
         extra = schema.get("additionalProperties", True)
-        missing = [name for name in required if name not in properties]
+        missing = [name for name in dict.fromkeys(required) if name not in properties]
         if missing and extra is False:
             raise self.fail(f"{where}.required", "a required property is not declared and none may be added")
         if not properties and not missing:
@@ -343,6 +363,21 @@ class _Compiler:
             self.writer.loosen(f"{where}.{high}", f"at most {MAX_REPEAT} can be enforced")
             most = None
         return least, most
+
+
+def _is(value: object, kind: str) -> bool:
+    """Whether a JSON value is of a JSON Schema type."""
+    if isinstance(value, bool):
+        return kind == "boolean"
+    if isinstance(value, float):
+        return kind == "number" or (kind == "integer" and value.is_integer())
+    names: dict[type, tuple[str, ...]] = {
+        int: ("integer", "number"),
+        str: ("string",),
+        list: ("array",),
+        dict: ("object",),
+    }
+    return kind in names.get(type(value), ("null",))
 
 
 def _key(name: object) -> str:

@@ -6,10 +6,13 @@ Rules:
 3. At most the stated size is unpacked, whatever the archive says; the caller's digest decides what the bytes are.
 """
 
+import errno
 import stat
+import struct
 import zipfile
 import zlib
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from avow.models.errors import UnsafeArchive
@@ -21,31 +24,43 @@ _REGULAR = (0, stat.S_IFREG)
 
 def member_chunks(archive: Path, name: str, size: int) -> Iterator[bytes]:
     """The member's bytes, piece by piece: exactly `size` of them. Raises UnsafeArchive."""
-    try:
-        with zipfile.ZipFile(archive) as opened:
-            info = _member(opened, name, size)
-            with opened.open(info) as stream:
-                left = size
-                while left:
-                    chunk = stream.read(min(left, _CHUNK))
-                    if not chunk:
-                        raise UnsafeArchive("a member is shorter than it should be", member=name[:128])
-                    left -= len(chunk)
-                    yield chunk
-                if stream.read(1):
-                    raise UnsafeArchive("a member is longer than it should be", member=name[:128])
-    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, ValueError, OverflowError) as error:
-        raise UnsafeArchive("not a sound zip archive", archive=archive.name) from error
+    with _sound(archive), zipfile.ZipFile(archive) as opened, opened.open(_member(opened, name, size)) as stream:
+        left = size
+        while left:
+            chunk = stream.read(min(left, _CHUNK))
+            if not chunk:
+                raise UnsafeArchive("a member is shorter than it should be", member=name[:128])
+            left -= len(chunk)
+            yield chunk
+        if stream.read(1):
+            raise UnsafeArchive("a member is longer than it should be", member=name[:128])
 
 
 def member_sizes(archive: Path) -> dict[str, int]:
     """Name and stated size of every regular file in the archive. Raises UnsafeArchive."""
+    with _sound(archive), zipfile.ZipFile(archive) as opened:
+        return {info.filename: info.file_size for info in _infos(opened) if not info.is_dir()}
+
+
+@contextmanager
+def _sound(archive: Path) -> Iterator[None]:
+    """What the standard library raises over hostile archives, as one error."""
     try:
-        with zipfile.ZipFile(archive) as opened:
-            infos = _infos(opened)
-    except (zipfile.BadZipFile, EOFError, NotImplementedError, ValueError, OverflowError) as error:
+        yield
+    except (
+        zipfile.BadZipFile,
+        zlib.error,
+        struct.error,
+        EOFError,
+        NotImplementedError,
+        ValueError,
+        OverflowError,
+    ) as error:
         raise UnsafeArchive("not a sound zip archive", archive=archive.name) from error
-    return {info.filename: info.file_size for info in infos if not info.is_dir()}
+    except OSError as error:
+        if error.errno != errno.EINVAL:  # a member at a negative offset; anything else is the disk's
+            raise
+        raise UnsafeArchive("not a sound zip archive", archive=archive.name) from error
 
 
 def _infos(opened: zipfile.ZipFile) -> list[zipfile.ZipInfo]:
