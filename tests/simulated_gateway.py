@@ -155,6 +155,7 @@ class _Handler(BaseHTTPRequestHandler):
             with gateway.lock:
                 if gateway.settles and "wait_ms" in query and receipt.settlement is None:
                     [receipt] = gateway.network.settle([receipt])
+                    gateway.receipts[receipt.id] = receipt
             opening = receipt.opening
             if opening is None or self.headers.get("avow-secret") != base64url(opening.seed):
                 receipt = receipt.redacted()

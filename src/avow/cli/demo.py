@@ -1,0 +1,163 @@
+"""`avow demo`: the whole way, scripted. Each kind of answer by each method, verified, settled, and checked again from its file."""
+
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import click
+
+from avow.cli.ask import printable
+from avow.cli.connect import gateway_url, url_option
+from avow.cli.frame import FAILED, OK, common, put, put_json, resolve_home, say
+from avow.cli.show import put_report
+from avow.client.errors import ReceiptRefused
+from avow.client.session import Model
+from avow.client.sync import AnswerReceipt, Client
+from avow.errors import AvowError, NotFound
+from avow.home import home_folder
+from avow.receipt.report import Report
+from avow.verification import verify
+
+METHODS = ("vanilla", "tee")
+QUESTION = "What is the capital of France?"
+SAMPLE = b'#!/usr/bin/env python3\nimport sys\n\n\ndef main() -> int:\n    """Echo."""\n    print(*sys.argv[1:])\n    return 0\n'
+
+
+@dataclass(slots=True)
+class Step:
+    """One answer of the demo."""
+
+    program: str
+    method: str
+    stream: bool
+    said: str = ""
+    receipt: str = ""
+    report: Report | None = None
+    delivered_ms: int | None = None
+    settled_ms: int | None = None
+    error: AvowError | None = None
+
+    @property
+    def ok(self) -> bool:
+        return self.error is None and self.report is not None and self.report.ok and self.settled_ms is not None
+
+    def as_json(self) -> dict[str, Any]:
+        view: dict[str, Any] = {
+            "program": self.program,
+            "method": self.method,
+            "stream": self.stream,
+            "receipt": self.receipt,
+            "checks": [] if self.report is None else [check.as_json() for check in self.report.checks],
+            "delivered_ms": self.delivered_ms,
+            "settled_ms": self.settled_ms,
+        }
+        return view if self.error is None else view | {"error": self.error.as_json()}
+
+
+Ask = Callable[[Client, str, str], tuple[str, AnswerReceipt]]
+
+
+def _chat(client: Client, model: str, method: str) -> tuple[str, AnswerReceipt]:
+    answer = client.chat(QUESTION, model=model, method=method, temperature=0, max_tokens=24)
+    return answer.text, answer.receipt
+
+
+def _stream(client: Client, model: str, method: str) -> tuple[str, AnswerReceipt]:
+    with client.stream(QUESTION, model=model, method=method, temperature=0, max_tokens=24) as stream:
+        text = "".join(chunk.text for chunk in stream)
+    return text, stream.receipt
+
+
+def _classify(client: Client, model: str, method: str) -> tuple[str, AnswerReceipt]:
+    answer = client.infer(model, {"file": SAMPLE}, method=method)
+    return ", ".join(f"{tensor.get('name')} {tensor.get('data')}" for tensor in answer.outputs), answer.receipt
+
+
+def run_demo(client: Client, out: Path) -> Iterator[Step]:
+    """The steps, as they are done. Receipts are written to `out`. Raises NotFound when the gateway lacks a kind of model."""
+    models = client.models()
+    chat, tensor = _first(models, "chat"), _first(models, "tensor")
+    plan: list[tuple[str, Model, bool, Ask]] = [
+        ("chat", chat, False, _chat),
+        ("stream", chat, True, _stream),
+        ("classify", tensor, False, _classify),
+    ]
+    for kind, model, stream, ask in plan:
+        for method in METHODS:
+            step = Step(model.name, method, stream)
+            try:
+                _run(client, step, ask, out / f"{kind}-{method}.json")
+            except AvowError as error:
+                step.error = error
+            yield step
+
+
+def _first(models: list[Model], kind: str) -> Model:
+    for model in models:
+        if model.kind == kind and set(METHODS) <= set(model.prices):
+            return model
+    raise NotFound(f"the gateway lists no {kind} model that answers by {' and '.join(METHODS)}")
+
+
+def _run(client: Client, step: Step, ask: Ask, path: Path) -> None:
+    began = time.monotonic()
+    step.said, receipt = ask(client, step.program, step.method)
+    step.delivered_ms = int(1000 * (time.monotonic() - began))
+    step.report = receipt.report
+    path.parent.mkdir(parents=True, exist_ok=True)
+    step.receipt = str(receipt.save(path))
+    receipt.settled(timeout=60.0)
+    step.settled_ms = int(1000 * (time.monotonic() - began)) - step.delivered_ms
+    receipt.save(path)
+    step.report = verify(path.read_bytes(), client.session.trust, require=("settled", "opened", "fresh", "complete"))
+    if not step.report.ok:
+        raise ReceiptRefused("the receipt in its file does not hold", step.report)
+
+
+@click.command()
+@click.option("--out", type=click.Path(file_okay=False, path_type=Path), help="Folder for the receipts [HOME/demo].")
+@click.option("--trust", type=click.Path(exists=True, dir_okay=False, path_type=Path), help="Trust policy to judge by.")
+@url_option
+@common
+def demo(out: Path | None, trust: Path | None, url: str | None, home: Path | None, as_json: bool) -> int:
+    """Ask a chat model, stream, and classify a file, each by vanilla and by tee; check, settle and keep every receipt.
+
+    Exit code 0 only if all of it held.
+    """
+    folder = resolve_home(home)
+    return show_demo(url or gateway_url(folder), folder, out or folder / "demo", trust=trust, as_json=as_json)
+
+
+def show_demo(url: str, home: Path | None, out: Path, *, trust: Path | None = None, as_json: bool = False) -> int:
+    """Run the demo against the gateway at `url` and show it; the exit code."""
+    steps: list[Step] = []
+    with Client(url, trust=trust, home=home_folder(home)) as client:
+        for step in run_demo(client, out):
+            steps.append(step)
+            if not as_json:
+                _put(step)
+    ok = bool(steps) and all(step.ok for step in steps)
+    if as_json:
+        put_json({"ok": ok, "answers": [step.as_json() for step in steps]})
+        return OK if ok else FAILED
+    last = steps[-1]
+    if last.report is not None:
+        put("")
+        put_report(last.report)
+    say(f"\nreceipts: {out}" + (f"\ncheck one yourself: avow verify {last.receipt}" if last.receipt else ""))
+    return OK if ok else FAILED
+
+
+def _put(step: Step) -> None:
+    kind = "stream" if step.stream else "answer"
+    if step.error is not None:
+        put(
+            f"{click.style('✗', fg='red')} {step.program} {kind} by {step.method}: {step.error.detail} [{step.error.code}]"
+        )
+        return
+    verdict = "" if step.report is None else step.report.verdict.value
+    times = f"delivered {step.delivered_ms} ms, settled {step.settled_ms} ms later"
+    put(f"{click.style('✓', fg='green')} {step.program} {kind} by {step.method}: {verdict}, {times}")
+    put(click.style(f"    {printable(step.said).strip()[:100]}", dim=True))

@@ -1,0 +1,159 @@
+"""`avow receipts`: the receipts kept on this machine."""
+
+import time
+from pathlib import Path
+
+import click
+
+from avow.cli.connect import gateway_url, url_option
+from avow.cli.frame import FAILED, OK, common, put, put_json, resolve_home, say, table
+from avow.cli.show import moment, put_receipt, put_report, receipt_json
+from avow.client.pins import Pins
+from avow.client.saved import SavedReceipts
+from avow.client.sync import Client
+from avow.home import write_private
+from avow.verification import verify
+
+
+@click.group()
+def receipts() -> None:
+    """The receipts kept on this machine, under HOME/receipts."""
+
+
+@receipts.command("list")
+@click.option("--limit", type=click.IntRange(min=1), default=20, show_default=True)
+@common
+def list_receipts(limit: int, home: Path | None, as_json: bool) -> None:
+    """The newest first."""
+    folder = resolve_home(home)
+    kept = []
+    for path, receipt in SavedReceipts(folder).newest_first():
+        kept.append((path, receipt))
+        if len(kept) >= limit:
+            break
+    if as_json:
+        put_json([receipt_json(receipt) | {"file": str(path)} for path, receipt in kept])
+        return
+    if not kept:
+        say("no receipts are kept here; `avow ask` keeps one for each answer")
+        return
+    rows = []
+    for _, receipt in kept:
+        columns, private = receipt.statement.columns, receipt.statement.private
+        state = "–" if receipt.settlement is None else f"height {receipt.settlement.height}"
+        rows.append(
+            [receipt.id[:16], moment(private.ended_ms), columns.method.label, columns.program.hex()[:16], state]
+        )
+    table(["receipt", "answered", "method", "program", "settled"], rows)
+
+
+@receipts.command()
+@click.argument("receipt_id", metavar="ID")
+@click.option("--redacted", is_flag=True, help="Without prompt and answer.")
+@click.option(
+    "--only", multiple=True, metavar="PART", help="With only this part shown, as request/messages/0 (repeatable)."
+)
+@click.option(
+    "--save",
+    type=click.Path(dir_okay=False, path_type=Path),
+    metavar="FILE",
+    help="Write it to FILE instead of showing it.",
+)
+@common
+def show(
+    receipt_id: str, redacted: bool, only: tuple[str, ...], save: Path | None, home: Path | None, as_json: bool
+) -> None:
+    """Show the receipt whose id begins with ID, or write a redacted or partly disclosed copy to pass on."""
+    receipt = SavedReceipts(resolve_home(home)).load(receipt_id)
+    if only:
+        receipt = receipt.disclosing(only)
+    elif redacted:
+        receipt = receipt.redacted()
+    if save is not None:
+        write_private(save, receipt.to_json())
+        say(f"written to {save}")
+    elif as_json:
+        put(receipt.to_json().decode())
+    else:
+        put_receipt(receipt)
+
+
+@receipts.command("verify")
+@click.argument("receipt_id", metavar="ID")
+@click.option("--require", multiple=True, metavar="DEMAND")
+@common
+def verify_kept(receipt_id: str, require: tuple[str, ...], home: Path | None, as_json: bool) -> int:
+    """Check the kept receipt whose id begins with ID, as `avow verify` does."""
+    folder = resolve_home(home)
+    receipt = SavedReceipts(folder).load(receipt_id)
+    report = verify(receipt, Pins(folder).for_chain(receipt.statement.private.chain_id), require=require)
+    if as_json:
+        put_json(report.as_json())
+    else:
+        put_report(report)
+    return OK if report.ok else FAILED
+
+
+@receipts.command()
+@click.argument("receipt_id", metavar="[ID]", required=False)
+@url_option
+@click.option(
+    "--wait",
+    type=click.FloatRange(min=0, max=30),
+    default=0.0,
+    show_default=True,
+    help="Seconds to wait for a settlement.",
+)
+@common
+def refresh(receipt_id: str | None, url: str | None, wait: float, home: Path | None, as_json: bool) -> int:
+    """Fetch the newest settlement proof of the receipt ID, or of every kept receipt that has none yet."""
+    folder = resolve_home(home)
+    saved = SavedReceipts(folder)
+    if receipt_id is not None:
+        wanted = [saved.load(receipt_id)]
+    else:
+        wanted = [receipt for _, receipt in saved.newest_first() if receipt.settlement is None]
+    results: list[tuple[str, bool]] = []
+    with Client(url or gateway_url(folder), home=folder) as client:
+        for receipt in wanted:
+            found = client.session.settled(receipt, client.receipt(receipt.id, wait=wait).to_bytes())
+            if found is not None:
+                saved.save(found[0])
+            results.append((receipt.id, found is not None))
+    if as_json:
+        put_json([{"id": identity, "settled": settled} for identity, settled in results])
+    else:
+        for identity, settled in results:
+            put(f"{identity[:16]}  {'settled' if settled else 'not settled yet'}")
+        if not results:
+            say("every kept receipt is settled")
+    return OK if all(settled for _, settled in results) else FAILED
+
+
+@receipts.command()
+@click.argument("receipt_id", metavar="ID")
+@click.option(
+    "--secret", metavar="BASE64URL", help="The secret that came with the answer; without it the receipt is redacted."
+)
+@url_option
+@common
+def fetch(receipt_id: str, secret: str | None, url: str | None, home: Path | None, as_json: bool) -> None:
+    """Fetch a receipt by its full id from the gateway, check it, and keep it."""
+    from avow.receipt.encoding import from_base64url
+
+    folder = resolve_home(home)
+    opening = None if secret is None else from_base64url(secret, max_bytes=32)
+    began = time.monotonic()
+    with Client(url or gateway_url(folder), home=folder) as client:
+        receipt = client.receipt(receipt_id, opening)
+        report = client.session.verify(receipt)
+    if receipt.id != receipt_id or not report.ok:
+        from avow.client.errors import ReceiptRefused
+
+        raise ReceiptRefused("the gateway's receipt does not hold", report)
+    path = SavedReceipts(folder).save(receipt)
+    if as_json:
+        put_json(receipt_json(receipt, report) | {"file": str(path)})
+        return
+    put_receipt(receipt)
+    say(f"kept as {path} ({int(1000 * (time.monotonic() - began))} ms)")
