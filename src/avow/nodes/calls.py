@@ -119,6 +119,14 @@ class EventQueue:
         if self._waiter is not None and not self._waiter.done():
             self._waiter.set_result(None)
 
+    async def get_all(self) -> list[tuple[Kind, bytes]]:
+        """Every event that has arrived, at least one."""
+        events = [await self.get(), *self._events]
+        self._events.clear()
+        self._size = 0
+        self._resume()
+        return events
+
     async def get(self) -> tuple[Kind, bytes]:
         """The next event."""
         while not self._events:
@@ -126,10 +134,13 @@ class EventQueue:
             await self._waiter
         kind, payload = self._events.popleft()
         self._size -= len(payload)
+        self._resume()
+        return kind, payload
+
+    def _resume(self) -> None:
         if self._paused and self._size < _RESUME_BYTES:
             self._paused = False
             self._caller.control(self.call, Kind.RESUME)
-        return kind, payload
 
 
 def failure(payload: bytes) -> AvowError:

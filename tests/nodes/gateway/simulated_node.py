@@ -145,7 +145,7 @@ class SimulatedClient:
         await self._before(job)
         try:
             async for event in self._events(job):
-                yield event
+                yield [event]
         except (GeneratorExit, asyncio.CancelledError):
             self.node.cancelled.append(job)
             raise

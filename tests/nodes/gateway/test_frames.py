@@ -20,7 +20,7 @@ from avow.nodes.jobs import Chunks, Head
 from avow.receipt.commitment import response_parts
 from avow.receipt.encoding import base64url
 
-MEMBER = avow_member("ab" * 32, "tee", "instant", b"receipt bytes", b"s" * 32)
+MEMBER = avow_member("ab" * 32, "tee", "instant", b"receipt bytes", b"s" * 32, complete=True)
 
 
 def test_the_member_is_json_and_leaves_the_committed_parts_alone():

@@ -22,6 +22,7 @@ from avow.nodes.jobs import Begin, Chunks, Head
 from avow.receipt.encoding import Value, encode_trusted
 
 DONE = b"data: [DONE]\n\n"
+_INCOMPLETE = '"complete":false,'
 _URL_SAFE = bytes.maketrans(b"+/", b"-_")
 
 
@@ -49,11 +50,16 @@ def base64url_bytes(data: bytes) -> bytes:
     return b2a_base64(data, newline=False).translate(_URL_SAFE).rstrip(b"=")
 
 
-def avow_member(receipt_id: str, method: str, finality: str, receipt: bytes, seed: bytes) -> bytes:
-    """The member `avow` of an answer, JSON. `receipt` is CBOR with its opening of seed and effective parameters."""
-    return (
-        f'{{"id":"{receipt_id}","method":"{method}","finality":"{finality}","url":"/receipts/{receipt_id}","page":"/r/{receipt_id}#'
-    ).encode() + b"".join((base64url_bytes(seed), b'","receipt":"', base64url_bytes(receipt), b'"}'))
+def avow_member(receipt_id: str, method: str, finality: str, receipt: bytes, seed: bytes, *, complete: bool) -> bytes:
+    """The member `avow` of an answer, JSON. `receipt` is CBOR with its opening of seed and effective parameters.
+
+    An answer that was cut short says so with "complete": false.
+    """
+    start = (
+        f'{{"id":"{receipt_id}","method":"{method}","finality":"{finality}",{"" if complete else _INCOMPLETE}'
+        f'"url":"/receipts/{receipt_id}","page":"/r/{receipt_id}#'
+    )
+    return b"".join((start.encode(), base64url_bytes(seed), b'","receipt":"', base64url_bytes(receipt), b'"}'))
 
 
 def splice(body: bytes, member: bytes) -> bytes:

@@ -26,7 +26,7 @@ from avow.nodes.gateway.http import JSON_HEADER, NO_STORE, HeaderList, Watch, re
 from avow.nodes.gateway.metrics import GatewayMetrics
 from avow.nodes.gateway.options import MAX_MODEL_NAME, Options, avow_headers, read_head, read_options
 from avow.nodes.gateway.settled import TrustGap
-from avow.nodes.jobs import CHAT, Answer, Begin, Chunks, Job
+from avow.nodes.jobs import CHAT, Answer, Begin, Chunks, Head, Job
 from avow.receipt.encoding import base64url
 from avow.receipt.receipt import Receipt
 
@@ -136,7 +136,9 @@ class Inference:
         receipt = answer.receipt
         if options.finality == "settled":
             receipt = await self._settle(node, answer)
-        member = frames.avow_member(receipt_id, call.method, options.finality, receipt, answer.seed)
+        member = frames.avow_member(
+            receipt_id, call.method, options.finality, receipt, answer.seed, complete=answer.complete
+        )
         body = frames.splice(answer.body, member)
         identity = receipt_id.encode()
         headers = (
@@ -149,32 +151,36 @@ class Inference:
         await respond(send, 200, body, headers)
 
     async def _stream(self, call: _Call, node: Node, job: Job, options: Options, send: Send) -> None:
-        chunk_head: frames.ChunkHead | None = None
+        head: frames.ChunkHead | None = None
+        seed = b""
         pending = b""
-        async with aclosing(node.stream(job)) as events:
-            async for event in events:
-                if isinstance(event, Chunks):
-                    if chunk_head is None:
-                        chunk_head = frames.chunk_head(event.data[0])
-                        self._metrics.first_chunk.observe((), time.perf_counter() - call.started)
-                    pending += frames.chunk_frames(event)
-                elif isinstance(event, Begin):
-                    pending = frames.stream_head(event)
-                    seed = event.seed
-                    continue  # an error that comes before the first chunk can still have its own status
-                elif isinstance(event, Answer):
-                    if chunk_head is None:
-                        raise frames.MalformedAnswer("the stream has no chunk")
-                    tail = await self._stream_tail(call, node, event, chunk_head, options, pending, send)
-                    await send({"type": "http.response.body", "body": tail})
-                    return
-                else:
-                    pending += frames.head_frame(event)
-                if not call.begun:
-                    await self._begin(call, seed, send)
-                await send({"type": "http.response.body", "body": pending, "more_body": True})
-                pending = b""
+        async with aclosing(node.stream(job)) as groups:
+            async for group in groups:
+                pieces = [pending]
+                for event in group:
+                    if type(event) is Chunks:
+                        head = head or self._first_chunk(call, event)
+                        pieces.append(frames.chunk_frames(event))
+                    elif type(event) is Head:
+                        pieces.append(frames.head_frame(event))
+                    elif type(event) is Begin:
+                        seed = event.seed
+                        pieces.append(frames.stream_head(event))
+                    elif type(event) is Answer:
+                        pieces.append(await self._stream_tail(call, node, event, head, options, pieces, send))
+                        await send({"type": "http.response.body", "body": b"".join(pieces)})
+                        return
+                pending = b"".join(pieces)
+                if head is not None:  # until then an error can still have a status of its own
+                    if not call.begun:
+                        await self._begin(call, seed, send)
+                    await send({"type": "http.response.body", "body": pending, "more_body": True})
+                    pending = b""
         raise ConnectionLost("the stream ended without its receipt")
+
+    def _first_chunk(self, call: _Call, chunks: Chunks) -> frames.ChunkHead:
+        self._metrics.first_chunk.observe((), time.perf_counter() - call.started)
+        return frames.chunk_head(chunks.data[0])
 
     async def _begin(self, call: _Call, seed: bytes, send: Send) -> None:
         secret = (b"avow-secret", frames.base64url_bytes(seed))
@@ -186,24 +192,29 @@ class Inference:
         call: _Call,
         node: Node,
         answer: Answer,
-        head: frames.ChunkHead,
+        head: frames.ChunkHead | None,
         options: Options,
-        pending: bytes,
+        pieces: list[bytes],
         send: Send,
     ) -> bytes:
-        """The last bytes of a stream: the receipt's event and [DONE]."""
+        """The last bytes of a stream: the receipt's event and [DONE]. `pieces` are sent first where they must not wait."""
+        if head is None:
+            raise frames.MalformedAnswer("the stream has no chunk")
         self._delivered(answer)
+        if not call.begun:
+            await self._begin(call, answer.seed, send)
         receipt, finality = answer.receipt, options.finality
         if finality == "settled":
-            if pending:
-                await send({"type": "http.response.body", "body": pending, "more_body": True})
-                pending = b""
+            await send({"type": "http.response.body", "body": b"".join(pieces), "more_body": True})
+            pieces.clear()
             try:
                 receipt = await self._settle(node, answer)
             except NotSettled:
                 finality = "instant"
-        member = frames.avow_member(answer.id.hex(), call.method, finality, receipt, answer.seed)
-        return pending + frames.receipt_frame(head, member)
+        member = frames.avow_member(
+            answer.id.hex(), call.method, finality, receipt, answer.seed, complete=answer.complete
+        )
+        return frames.receipt_frame(head, member)
 
     async def _settle(self, node: Node, answer: Answer) -> bytes:
         """The answer's receipt with its settlement. Raises NotSettled with what finds the answer again."""
