@@ -39,7 +39,7 @@ from avow.chain.abci import (
     total_bytes,
 )
 from avow.chain.errors import BadGenesis, Code, TransactionRefused
-from avow.chain.execution import History, Machine, Outcome
+from avow.chain.execution import CachedState, History, Machine, Outcome
 from avow.chain.genesis import Genesis
 from avow.chain.host import Block, Log, read_account, write_account
 from avow.chain.modules import beacon, measurements
@@ -82,12 +82,14 @@ class Application:
     store: Store
     genesis: Genesis
     _cache: "_Decoded" = field(init=False)
+    _state: CachedState = field(init=False)
     _genesis_state: Overlay | None = field(init=False, default=None)
     _pending: _Pending | None = field(init=False, default=None)
     _admitted: dict[bytes, _Admitted] = field(init=False, default_factory=dict)
 
     def __post_init__(self) -> None:
         self._cache = _Decoded(self.genesis.eip155)
+        self._state = CachedState(self.store)
 
     # --- Info and genesis -------------------------------------------------------------------------------------------
 
@@ -106,7 +108,7 @@ class Application:
         return InitChainResponse(self.store.prepare(state.changes()).app_hash)
 
     def _new_genesis_state(self) -> Overlay:
-        state = Overlay(self.store)
+        state = Overlay(self._state)
         for address, balance in self.genesis.accounts:
             write_account(state, address, 0, balance)
         measurements.write_genesis(state, self.genesis)
@@ -116,7 +118,7 @@ class Application:
     def _view(self) -> Overlay:
         """A fresh overlay on the committed state; before the first block, on the genesis."""
         if self.store.committed.height:
-            return Overlay(self.store)
+            return Overlay(self._state)
         return Overlay(self._genesis_state or self._new_genesis_state())
 
     # --- The pool ---------------------------------------------------------------------------------------------------
@@ -194,7 +196,7 @@ class Application:
     def finalize_block(self, request: FinalizeBlockRequest) -> FinalizeBlockResponse:
         """Rules 2 and 3."""
         first = self.store.committed.height == 0
-        state = Overlay(self.store)
+        state = Overlay(self._state)
         block = Block(request.height, request.time_ns // NANOSECONDS_PER_MS)
         if first:
             (self._genesis_state or self._new_genesis_state()).apply_to(state)
@@ -228,6 +230,7 @@ class Application:
         if pending is None:
             raise RuntimeError("commit without finalize_block")
         self.store.commit(pending.candidate, pending.height)
+        self._state.committed(pending.candidate.values)
         self._pending = None
         self._genesis_state = None
         self._admitted.clear()

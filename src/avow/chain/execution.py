@@ -9,6 +9,7 @@ Rules:
    result in its name. `data` of a revert is its ABI bytes. Both are hashed; texts are not.
 """
 
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from avow.chain import gas
@@ -26,13 +27,16 @@ from avow.chain.host import (
     write_account,
 )
 from avow.chain.modules import bank, nodes, registry, settlement
-from avow.chain.state import Overlay
+from avow.chain.state import Overlay, Store
 from avow.chain.transaction import Transaction
 from avow.receipt.encoding import encode_trusted
 
 MODULES: dict[bytes, Module] = {
     module.address: module for module in (bank.MODULE, registry.MODULE, nodes.MODULE, settlement.MODULE)
 }
+
+
+CACHED_KEYS = 65_536
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +62,38 @@ class History:
     def append(self, leaf: bytes) -> int:
         self.leaves.append(leaf)
         return self.size + len(self.leaves) - 1
+
+
+class CachedState:
+    """The committed state behind a bounded cache. Whoever commits calls `committed` with what it wrote.
+
+    A cache changes no verdict: it holds what the store holds.
+    """
+
+    __slots__ = ("_cache", "_store")
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._cache: dict[bytes, bytes | None] = {}
+
+    def get(self, key: bytes) -> bytes | None:
+        try:
+            return self._cache[key]
+        except KeyError:
+            value = self._store.get(key)
+            if len(self._cache) >= CACHED_KEYS:
+                self._cache.clear()
+            self._cache[key] = value
+            return value
+
+    def iterate(self, prefix: bytes) -> Iterator[tuple[bytes, bytes]]:
+        return self._store.iterate(prefix)
+
+    def committed(self, changes: Iterable[tuple[bytes, bytes | None]]) -> None:
+        """These values are the store's now."""
+        for key, value in changes:
+            if key in self._cache:
+                self._cache[key] = value
 
 
 @dataclass(frozen=True, slots=True)

@@ -151,7 +151,7 @@ def _settle(host: Host, batch: Batch) -> tuple[bytes, bytes, int, int]:
     if any(batch.void) or authorised:
         _judge_each(host, batch, books, statements, authorised)
     else:
-        _judge_settling(host, batch, books, range(len(batch)))
+        _judge_plain(host, batch, books)
     return _close(host, batch, books, batch.root(statements), head)
 
 
@@ -255,39 +255,59 @@ def _open_books(host: Host, batch: Batch, record: KeyRecord) -> _Books:
     )
 
 
-def _judge_settling(host: Host, batch: Batch, books: _Books, indices: Sequence[int]) -> None:
-    """Rule 4 for statements whose payers consented by allowance."""
+def _judge_plain(host: Host, batch: Batch, books: _Books) -> None:
+    """Rule 4 for a batch in which every statement settles by allowance.
+
+    What payers spend only grows: who covers the sum covers every part of it, in any order. Only when some check fails is
+    the first statement to blame looked for.
+    """
     limits: dict[tuple[int, int], int] = {}
-    for index in indices:
-        program, version = batch.program[index], batch.prices[index]
-        limit = limits.get((program, version))
-        if limit is None:
-            limit = limits[program, version] = _price(host, books, program, version, index)
-        amount, payer = batch.amounts[index], batch.payer[index]
-        if amount > batch.units[index] * limit:
-            raise Refused(Code.AMOUNT_EXCEEDS_PRICE, index)
-        allowance = books.allowance[payer]
-        if allowance is not None:
-            if amount > allowance:
-                raise Refused(Code.PAYER_NOT_CONSENTING, index)
-            books.allowance[payer] = allowance - amount
-            books.by_allowance[payer] += amount
-        if amount > books.balance[payer]:
-            raise Refused(Code.PAYER_UNCOVERED, index)
-        books.balance[payer] -= amount
-        books.charged[payer] += amount
+    for program, version in dict.fromkeys(zip(batch.program, batch.prices, strict=True)):
+        limit = _price(host, books, program, version)
+        limits[program, version] = -1 if isinstance(limit, Code) else limit
+    charged = [0] * len(batch.payers)
+    priced = map(limits.__getitem__, zip(batch.program, batch.prices, strict=True))
+    holds = True
+    for payer, amount, units, limit in zip(batch.payer, batch.amounts, batch.units, priced, strict=True):
+        if limit < 0 or amount > units * limit:
+            holds = False
+            break
+        charged[payer] += amount
+    if not holds or not all(books.covers(payer, total) for payer, total in enumerate(charged)):
+        for index in range(len(batch)):
+            _judge_settling(host, batch, books, index)
+        return
+    for payer, total in enumerate(charged):
+        books.charge(payer, total, by_allowance=True)
 
 
-def _price(host: Host, books: _Books, program: int, version: int, index: int) -> int:
-    """The price per unit that may be charged for a program, once it may run at all."""
-    if not books.offered[program]:
-        raise Refused(Code.PROGRAM_WITHDRAWN, index)
-    if not books.measured[program]:
-        raise Refused(Code.MEASUREMENT_EXPIRED, index)
-    limit = prices.chargeable(host, books.prices[program], version)
+def _judge_settling(host: Host, batch: Batch, books: _Books, index: int) -> None:
+    """Rule 4 for a statement whose payer consented by allowance."""
+    payer, amount = batch.payer[index], batch.amounts[index]
+    _check_price(host, batch, books, index)
+    allowance = books.allowance[payer]
+    if allowance is not None and amount > allowance:
+        raise Refused(Code.PAYER_NOT_CONSENTING, index)
+    if amount > books.balance[payer]:
+        raise Refused(Code.PAYER_UNCOVERED, index)
+    books.charge(payer, amount, by_allowance=True)
+
+
+def _check_price(host: Host, batch: Batch, books: _Books, index: int) -> None:
+    limit = _price(host, books, batch.program[index], batch.prices[index])
     if isinstance(limit, Code):
         raise Refused(limit, index)
-    return limit
+    if batch.amounts[index] > batch.units[index] * limit:
+        raise Refused(Code.AMOUNT_EXCEEDS_PRICE, index)
+
+
+def _price(host: Host, books: _Books, program: int, version: int) -> int | Code:
+    """The price per unit that may be charged for a program, or why it may not run or not at this version."""
+    if not books.offered[program]:
+        return Code.PROGRAM_WITHDRAWN
+    if not books.measured[program]:
+        return Code.MEASUREMENT_EXPIRED
+    return prices.chargeable(host, books.prices[program], version)
 
 
 def _judge_each(
@@ -305,7 +325,7 @@ def _judge_each(
                 raise Refused(Code.AUTHORISATION_REFUSED, index)
             _judge_void(host, batch, books, statements, index)
         elif authorisation is None:
-            _judge_settling(host, batch, books, (index,))
+            _judge_settling(host, batch, books, index)
         else:
             _judge_authorised(host, batch, books, authorisation)
 
@@ -328,9 +348,7 @@ def _judge_authorised(host: Host, batch: Batch, books: _Books, authorisation: Si
     """Rule 4 for a statement whose payer signed for it."""
     index = authorisation.index
     payer, amount = batch.payer[index], batch.amounts[index]
-    limit = _price(host, books, batch.program[index], batch.prices[index], index)
-    if amount > batch.units[index] * limit:
-        raise Refused(Code.AMOUNT_EXCEEDS_PRICE, index)
+    _check_price(host, batch, books, index)
     _check_authorisation(host, batch, books.record, authorisation)
     if amount > authorisation.max_amount:
         raise Refused(Code.AUTHORISATION_EXCEEDED, index)
