@@ -103,8 +103,8 @@ async def test_a_node_that_comes_back_finds_what_it_never_made_durable(served):
     again = EnclaveClient()
     await again.connect(address)
     assert (await again.bind(CHAIN, OPERATOR)).key == key.key
-    assert [signed.number for signed in await again.undelivered(2)] == [2, 3]
-    assert [signed.number for signed in await again.undelivered(4)] == []
+    assert [signed.number for signed in await again.kept(2)] == [2, 3]
+    assert [signed.number for signed in await again.kept(4)] == []
     await again.close()
 
 
@@ -118,7 +118,7 @@ async def test_a_stream_cut_by_a_lost_node_is_kept_as_undelivered(served):
     again = EnclaveClient()
     await again.connect(address)
     async with asyncio.timeout(5):
-        while not (kept := await again.undelivered(0)):
+        while not (kept := await again.kept(0)):
             await asyncio.sleep(0.01)
     assert [signed.number for signed in kept] == [0]
     await again.close()

@@ -46,10 +46,31 @@ def _text(text: str) -> bytes:
 _NAMES = {
     name: _text(name)
     for name in (
-        "opening version evidence statement settlement method standing signature attestation signing_key"
-        " previous_head registration_block requester_signature columns private seed endpoint effective"
-        " payer units amount number program price_version"
-    ).split()
+        "amount",
+        "attestation",
+        "columns",
+        "effective",
+        "endpoint",
+        "evidence",
+        "method",
+        "number",
+        "opening",
+        "payer",
+        "previous_head",
+        "price_version",
+        "private",
+        "program",
+        "registration_block",
+        "requester_signature",
+        "seed",
+        "settlement",
+        "signature",
+        "signing_key",
+        "standing",
+        "statement",
+        "units",
+        "version",
+    )
 }
 _METHOD_TEXTS = {int(method): _text(method.label) for method in Method}
 _VERSION = _NAMES["version"] + _head(0, VERSION)

@@ -216,6 +216,10 @@ class ChainClient:
             self._next_nonce = None
             raise
 
+    def forget_nonce(self) -> None:
+        """What was signed is not sent: the next nonce is asked of the chain again."""
+        self._next_nonce = None
+
     async def included(self, digest: bytes, *, timeout_s: float = 30.0) -> Included | None:
         """What became of a transaction; None if it is in no block when the time is over. Raises Refused, ChainRejected."""
         deadline = asyncio.get_running_loop().time() + timeout_s

@@ -1,4 +1,4 @@
-"""The enclave's process: it alone holds the key, runs the engine, and signs. The node talks to it over one socket.
+"""The enclave: it alone holds the key, runs the engine, and signs. The node talks to it over one socket.
 
 Rules:
 1. Programs are loaded by digest before the socket opens; what is measured (PCR2) is what is loaded.
@@ -127,7 +127,7 @@ class Enclave:
         self._kept: OrderedDict[int, Signed] = OrderedDict()
         self._service = Service(
             self._start,
-            {"describe": self._describe, "bind": self._bind, "attest": self._attest, "resume": self._resume},
+            {"describe": self._describe, "bind": self._bind, "attest": self._attest, "kept": self._statements},
             self._acknowledge,
         )
 
@@ -182,10 +182,10 @@ class Enclave:
         )
         return await asyncio.to_thread(self._attester.attest, signer.signing_key, digest)
 
-    async def _resume(self, args: bytes) -> bytes:
-        """Forget what the node has; give it, in order, at most 4,096 of what it has not."""
-        self._forget(wire.decode(args, int))
-        return wire.encode(list(self._kept.values())[:4096])
+    async def _statements(self, args: bytes) -> bytes:
+        """At most 4,096 of the statements that are kept, from a number on, in order."""
+        first = wire.decode(args, int)
+        return wire.encode([signed for number, signed in self._kept.items() if number >= first][:4096])
 
     def _acknowledge(self, payload: bytes) -> None:
         self._forget(wire.decode(payload, int))

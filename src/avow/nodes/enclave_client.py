@@ -22,9 +22,9 @@ class EnclaveClient(Caller):
         """An attestation document that binds the key to the block."""
         return await self.ask(ask_payload("attest", block_hash), timeout_s=120.0)
 
-    async def undelivered(self, durable: int) -> list[Signed]:
-        """Statements from number `durable` on that the enclave signed and this side never made durable."""
-        return wire.decode(await self.ask(ask_payload("resume", durable)), list[Signed])
+    async def kept(self, first: int) -> list[Signed]:
+        """Statements from number `first` on that the enclave signed and that are not acknowledged."""
+        return wire.decode(await self.ask(ask_payload("kept", first)), list[Signed])
 
     def acknowledge(self, durable: int) -> None:
         """Numbers below `durable` are on the node's disk."""

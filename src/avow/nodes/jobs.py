@@ -101,6 +101,7 @@ class Result(msgspec.Struct, array_like=True, frozen=True, forbid_unknown_fields
     effective: bytes
     sealed: bytes
     complete: bool
+    usage: dict[str, int]
 
 
 class Answer(msgspec.Struct, array_like=True, frozen=True, forbid_unknown_fields=True):
@@ -163,7 +164,7 @@ class NodeDescription(msgspec.Struct, array_like=True, frozen=True, forbid_unkno
 
 
 class KeyStatus(msgspec.Struct, array_like=True, frozen=True, forbid_unknown_fields=True):
-    """How far a key is: statements made durable, and statements whose settlement is proven, both counted from 0."""
+    """How far a key is: the number of statements made durable, and of those whose settlement is proven."""
 
     key: Hash32
     method: int

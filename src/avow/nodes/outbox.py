@@ -32,7 +32,8 @@ UNDELIVERED = 5
 
 _SCHEMA = """
 create table if not exists keys (
-  key_number integer primary key, key blob not null unique, method integer not null, settled integer not null default 0);
+  key_number integer primary key, key blob not null unique, method integer not null, settled integer not null default 0,
+  retired integer not null default 0);
 create table if not exists backings (
   backing integer primary key, digest blob not null unique, content blob not null);
 create table if not exists statements (
@@ -96,6 +97,7 @@ class StoredKey:
     key: bytes
     method: int
     settled: int
+    retired: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,6 +147,8 @@ class Outbox:
         newest = self._writer.execute("select max(opening) from openings").fetchone()
         self._next_opening = 1 + max(row[0] or 0, newest[0] or 0)
         self._reader = self._connect()
+        self._batch_reader = self._connect()
+        self._batch_lock = threading.Lock()
         self._thread = threading.Thread(target=self._work, name="outbox", daemon=True)
         self._thread.start()
 
@@ -161,6 +165,8 @@ class Outbox:
         self._queue.put(None)
         self._thread.join()
         self._reader.close()
+        with self._batch_lock:
+            self._batch_reader.close()
 
     # Writing, from the loop.
 
@@ -181,7 +187,15 @@ class Outbox:
             connection.execute("insert or ignore into keys (key, method) values (?,?)", (key, method))
 
         await self.write(work)
-        return next(known for known in self.keys() if known.key == key)
+        return next(known for known in self.all_keys() if known.key == key)
+
+    async def set_retired(self, key_number: int) -> None:
+        """The chain has the key retired, and nothing of it is left to settle."""
+
+        def work(connection: sqlite3.Connection) -> None:
+            connection.execute("update keys set retired = 1 where key_number = ?", (key_number,))
+
+        await self.write(work)
 
     async def add_backing(self, digest: bytes, content: bytes) -> int:
         """The number of the evidence that answers of one key share for a while."""
@@ -193,10 +207,11 @@ class Outbox:
 
         return await self.write(work)
 
-    async def set_void(self, key_number: int, number: int, cause: int) -> None:
+    async def set_void(self, key_number: int, numbers: list[int], cause: int) -> None:
         def work(connection: sqlite3.Connection) -> None:
-            connection.execute(
-                "update statements set void = ? where key_number = ? and number = ?", (cause, key_number, number)
+            connection.executemany(
+                "update statements set void = ? where key_number = ? and number = ?",
+                [(cause, key_number, number) for number in numbers],
             )
 
         await self.write(work)
@@ -253,9 +268,9 @@ class Outbox:
 
     # Reading.
 
-    def keys(self) -> list[StoredKey]:
-        rows = self._reader.execute("select key_number, key, method, settled from keys order by key_number")
-        return [StoredKey(*row) for row in rows]
+    def all_keys(self) -> list[StoredKey]:
+        rows = self._reader.execute("select key_number, key, method, settled, retired from keys order by key_number")
+        return [StoredKey(*row[:4], retired=bool(row[4])) for row in rows]
 
     def durable(self, key_number: int) -> int:
         """How many statements of the key are durable: numbers 0 to that, without gap."""
@@ -268,10 +283,12 @@ class Outbox:
 
     def statements(self, key_number: int, first: int, count: int) -> list[StoredStatement]:
         """At most `count` statements from number `first` on, in order."""
-        rows = self._reader.execute(
-            _STATEMENT + "where key_number = ? and number >= ? order by number limit ?", (key_number, first, count)
-        )
-        return [StoredStatement(*row) for row in rows]
+        return _range(self._reader, key_number, first, count)
+
+    def batch_rows(self, key_number: int, first: int, count: int) -> list[StoredStatement]:
+        """The same for other threads, one at a time."""
+        with self._batch_lock:
+            return _range(self._batch_reader, key_number, first, count)
 
     def batch_of(self, key_number: int, number: int) -> StoredBatch | None:
         """The batch that the number was sent in last, if it was."""
@@ -401,6 +418,13 @@ class Outbox:
             self._loop.call_soon_threadsafe(_fail, task.future, error)
         else:
             self._loop.call_soon_threadsafe(_resolve, task.future, result)
+
+
+def _range(reader: sqlite3.Connection, key_number: int, first: int, count: int) -> list[StoredStatement]:
+    rows = reader.execute(
+        _STATEMENT + "where key_number = ? and number >= ? order by number limit ?", (key_number, first, count)
+    )
+    return [StoredStatement(*row) for row in rows]
 
 
 def _resolve(future: "asyncio.Future[Any]", result: object) -> None:

@@ -237,9 +237,16 @@ class Run:
         amount = outcome.units * int.from_bytes(self._terms.per_unit)
         charge = Charge(job.program, job.payer, outcome.units, amount, self._terms.price_version)
         signed = signer.sign(charge, private)
-        self._sink.end(
-            Result(signed, outcome.body, self._seed, prepared.effective_json, outcome.sealed, outcome.complete)
+        result = Result(
+            signed,
+            outcome.body,
+            self._seed,
+            prepared.effective_json,
+            outcome.sealed,
+            outcome.complete,
+            dict(outcome.usage),
         )
+        self._sink.end(result)
 
     def _close(self) -> None:
         self._over = True

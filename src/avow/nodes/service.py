@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Protocol
 
 import msgspec
@@ -71,7 +71,7 @@ class Service:
     def __init__(
         self,
         start: Callable[[Port, bytes], Handle],
-        questions: dict[str, Answerer],
+        questions: Mapping[str, Answerer],
         note: Callable[[bytes], None] | None = None,
     ) -> None:
         self._start = start

@@ -117,7 +117,9 @@ class Connection(asyncio.Protocol):
         return self.closed.done()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._transport = cast("asyncio.Transport", transport)  # uvloop's own is registered as none of asyncio's classes
+        self._transport = cast(
+            "asyncio.Transport", transport
+        )  # uvloop's own is registered as none of asyncio's classes
         self._transport.set_write_buffer_limits(high=_HIGH_WATER)
         if not self._accepting:
             self.send(Kind.HELLO, 0, _encode(VERSION))

@@ -1,0 +1,64 @@
+"""From rows of the outbox to what the chain takes."""
+
+import struct
+from typing import Annotated
+
+import msgspec
+
+from avow.chain.modules.batch import SignedAuthorisation, build_batch
+from avow.nodes.outbox import StoredStatement
+from avow.receipt.encoding import decode
+from avow.receipt.statement import Columns, Method, Private
+
+_COLUMNS = struct.Struct(">Q32s20sBQ16sI")
+_PAYER = slice(40, 60)
+_AMOUNT = slice(69, 85)
+
+
+class Consent(msgspec.Struct, array_like=True, frozen=True, forbid_unknown_fields=True):
+    """A payer's EIP-712 authorisation as it travels with a job (receipt/authorisation.py); `max_amount` 16 bytes."""
+
+    max_amount: Annotated[bytes, msgspec.Meta(min_length=16, max_length=16)]
+    expiry_ms: Annotated[int, msgspec.Meta(ge=0, lt=1 << 53)]
+    nonce: Annotated[int, msgspec.Meta(ge=0)]
+    signature: Annotated[bytes, msgspec.Meta(min_length=65, max_length=65)]
+
+
+def charge_of(columns: bytes) -> tuple[bytes, int]:
+    """Payer and amount in wei, from packed columns."""
+    return columns[_PAYER], int.from_bytes(columns[_AMOUNT])
+
+
+def unpack_columns(packed: bytes) -> Columns:
+    number, program, payer, method, units, amount, price_version = _COLUMNS.unpack(packed)
+    return Columns(number, program, payer, Method(method), units, int.from_bytes(amount), price_version)
+
+
+def ended_ms(private: bytes) -> int:
+    """When the statement ended, by its node's clock."""
+    return Private.from_value(decode(private)).ended_ms
+
+
+def batch_of(key: bytes, rows: list[StoredStatement]) -> bytes:
+    """The settlement batch of consecutive statements."""
+    authorisations = []
+    for index, row in enumerate(rows):
+        if row.authorisation is not None and row.void == 0:
+            consent = msgspec.msgpack.decode(row.authorisation, type=Consent)
+            authorisations.append(
+                SignedAuthorisation(
+                    index,
+                    row.private,
+                    int.from_bytes(consent.max_amount),
+                    consent.expiry_ms,
+                    consent.nonce,
+                    consent.signature,
+                )
+            )
+    return build_batch(
+        key,
+        [(unpack_columns(row.columns), row.private) for row in rows],
+        rows[-1].signature,
+        void=bytes(row.void for row in rows),
+        authorisations=authorisations,
+    )

@@ -1,0 +1,290 @@
+"""`python -m avow.nodes.inference`: the inference node as a process.
+
+Rules:
+1. It serves as soon as its socket is there; each method joins when its key stands on chain.
+2. The enclave may come and go: with each of its boots there is a new key, and the old one drains.
+3. The node holds its operator's account (HOME/node/key), which registers keys, sets prices and settles.
+"""
+
+import argparse
+import asyncio
+import logging
+import time
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+from avow.errors import AvowError
+from avow.home import private_folder
+from avow.methods.registration import registration_digest
+from avow.nodes.enclave_client import EnclaveClient
+from avow.nodes.errors import ConnectionLost
+from avow.nodes.gateway.account import account_key
+from avow.nodes.intake import Intake
+from avow.nodes.jobs import Terms
+from avow.nodes.keyring import Keyring
+from avow.nodes.node import Node, Served
+from avow.nodes.operator_chain import OperatorChain
+from avow.nodes.outbox import Entry, Outbox
+from avow.nodes.payers import Payers
+from avow.nodes.process import Ready, announce, run, until_stopped
+from avow.nodes.run import Loaded
+from avow.nodes.runner import Runner
+from avow.nodes.service import Service
+from avow.nodes.settler import Settler
+from avow.nodes.signer import Signer
+from avow.receipt.statement import Method
+
+log = logging.getLogger(__name__)
+
+HOUR_MS = 3_600_000
+DEFAULT_PRICE = 1_000_000_000
+DEFAULT_TRUST_GAP_MS = 10 * 60_000
+RETRY_S = 0.2
+LONGEST_RETRY_S = 5.0
+RETENTION_S = 60.0
+
+_Result = TypeVar("_Result")
+
+
+@dataclass(frozen=True, slots=True)
+class NodeConfig:
+    """`price` in wei per unit, for every program and method. `enclave` None: no tee. `programs` by name or id, for vanilla."""
+
+    home: Path
+    address: str
+    chain: str
+    programs: tuple[str, ...]
+    enclave: str | None = None
+    vanilla: bool = True
+    price: int = DEFAULT_PRICE
+    threads: int = 1
+    slots: int = 4
+    retention_ms: int = 24 * HOUR_MS
+    max_trust_gap_ms: int = DEFAULT_TRUST_GAP_MS
+    flush_age_s: float = 0.2
+
+
+async def persistently(action: Callable[[], Awaitable[_Result]]) -> _Result:
+    """Do it until the chain has done it: an error is logged and the action tried again, with growing pauses."""
+    pause_s = RETRY_S
+    while True:
+        try:
+            return await action()
+        except AvowError as error:
+            log.warning("tried again in %.1f s: %s", pause_s, error.detail)
+            await asyncio.sleep(pause_s)
+            pause_s = min(2 * pause_s, LONGEST_RETRY_S)
+
+
+class InferenceNode:
+    """Puts the node together and keeps it so."""
+
+    def __init__(self, config: NodeConfig, chain: OperatorChain, outbox: Outbox) -> None:
+        self._config = config
+        self._chain = chain
+        self._outbox = outbox
+        self.settler = Settler(outbox, chain, flush_age_s=config.flush_age_s)
+        self.keyring = Keyring(chain, outbox, self.settler)
+        self.node = Node(
+            chain.chain_id,
+            chain.operator,
+            outbox,
+            self.settler,
+            Payers(chain.chain_id, chain.operator, chain, self.settler.owed),
+            max_trust_gap_ms=config.max_trust_gap_ms,
+        )
+        self._publishing = asyncio.Lock()
+        outbox.on_recovered = self._recovered
+        self.keyring.settle_earlier()
+
+    def _recovered(self, entries: list[Entry]) -> None:
+        for entry in entries:
+            self.settler.added(entry.key_number, entry.signed.number, entry.signed.columns)
+
+    async def vanilla(self, programs: Mapping[bytes, Loaded]) -> None:
+        """Serve `programs` under a key of this process, until cancelled."""
+        chain, node = self._chain, self.node
+        signer = Signer(chain.chain_id, chain.operator, Method.VANILLA)
+
+        async def prove(block_hash: bytes) -> bytes:
+            digest = registration_digest(
+                chain.chain_id, chain.operator, signer.signing_key, signer.transport_key, block_hash
+            )
+            return signer.prove_possession(digest)
+
+        node.runner = Runner(programs, signer)
+        offers = asyncio.gather(*(self._offer(Served.of(item), Method.VANILLA) for item in programs.values()))
+        key = await persistently(
+            lambda: self.keyring.register(Method.VANILLA, signer.signing_key, signer.transport_key, prove)
+        )
+        await offers
+        self.keyring.end_earlier(Method.VANILLA, signer.key)
+        node.keys[Method.VANILLA] = key
+        await self.keyring.keep(key, prove)
+
+    async def tee(self, address: str) -> None:
+        """Serve what the enclave at `address` runs, boot after boot, until cancelled."""
+        pause_s = RETRY_S
+        while True:
+            client = EnclaveClient()
+            try:
+                await client.connect(address)
+                await self._enclave(client)
+                pause_s = RETRY_S
+            except ConnectionLost as error:
+                log.debug("the enclave: %s", error.detail)
+                pause_s = RETRY_S
+            except AvowError as error:
+                log.warning("the enclave's key: %s", error.detail)
+                pause_s = min(2 * pause_s, LONGEST_RETRY_S)
+            finally:
+                self.node.enclave = None
+                await client.close()
+            await asyncio.sleep(pause_s)
+
+    async def _enclave(self, client: EnclaveClient) -> None:
+        """One connection to the enclave, until it is lost."""
+        chain, node = self._chain, self.node
+        lost = asyncio.Event()
+        client.on_lost = lost.set
+        description = await client.describe()
+        bound = await client.bind(chain.chain_id, chain.operator)
+        self.keyring.end_earlier(Method.TEE, bound.key)
+        offers = asyncio.gather(*(self._offer(Served.in_enclave(item), Method.TEE) for item in description.programs))
+        key = await self.keyring.register(
+            Method.TEE, bound.signing_key, bound.transport_key, client.attest, description.attester
+        )
+        await offers
+        number = key.stored.key_number
+        intake = Intake(number, self._outbox.durable(number), client.kept, self._undelivered)
+        keeping = asyncio.get_running_loop().create_task(self.keyring.keep(key, client.attest))
+        try:
+            await intake.catch_up()
+            client.acknowledge(self._outbox.durable(number))
+            key.intake = intake
+            node.enclave = client
+            node.keys[Method.TEE] = key
+            await lost.wait()
+        finally:
+            keeping.cancel()
+            intake.close()
+            if node.keys.get(Method.TEE) is key:
+                del node.keys[Method.TEE]
+
+    def _undelivered(self, entry: Entry) -> None:
+        """Store a statement that nobody waits for."""
+
+        def done(error: AvowError | None) -> None:
+            if error is None:
+                self.settler.added(entry.key_number, entry.signed.number, entry.signed.columns)
+
+        self._outbox.put(entry, done)
+
+    async def _offer(self, served: Served, method: Method) -> None:
+        """Publish a program and its price, where the chain has them otherwise, and serve it."""
+        terms = await persistently(lambda: self._published(served, method))
+        known = self.node.programs.setdefault(served.program, served)
+        known.prices[method] = terms
+
+    async def _published(self, served: Served, method: Method) -> Terms:
+        chain, price = self._chain, self._config.price
+        async with self._publishing:
+            if not await chain.offered(served.program):
+                await chain.publish(served.name, served.program)
+        version, per_unit = await chain.price(served.program, method)
+        if version == 0 or per_unit != price:
+            await chain.set_price(served.program, method, price)
+            version, per_unit = await chain.price(served.program, method)
+        return Terms(per_unit.to_bytes(16), version)
+
+    async def retention(self) -> None:
+        """Delete openings after their time, until cancelled."""
+        while True:
+            await asyncio.sleep(RETENTION_S)
+            before_ms = time.time_ns() // 1_000_000 - self._config.retention_ms
+            try:
+                await self._outbox.drop_openings(before_ms)
+            except AvowError as error:
+                log.warning("openings are not deleted: %s", error.detail)
+
+    async def close(self) -> None:
+        await self.node.close()
+        await self.keyring.close()
+        await self.settler.close()
+
+
+async def serve_node(
+    config: NodeConfig, programs: Mapping[bytes, Loaded] | None = None, ready: Ready = announce
+) -> None:
+    """Serve until told to stop. `programs` stand in for those that the configuration names (tests, benchmarks)."""
+    folder = private_folder(config.home / "node")
+    if programs is None:
+        programs = await asyncio.to_thread(_load, config)
+    chain = await persistently(lambda: OperatorChain.open(config.chain, account_key(folder / "key")))
+    outbox = Outbox(folder / "outbox.db")
+    inference = InferenceNode(config, chain, outbox)
+    service = Service(inference.node.start, inference.node.questions)
+    await service.listen(config.address)
+    ready(config.address)
+    loop = asyncio.get_running_loop()
+    tasks = [loop.create_task(inference.retention(), name="retention")]
+    if config.vanilla and programs:
+        tasks.append(loop.create_task(inference.vanilla(programs), name="vanilla"))
+    if config.enclave is not None:
+        tasks.append(loop.create_task(inference.tee(config.enclave), name="tee"))
+    try:
+        await until_stopped(tasks)
+    finally:
+        await service.close()
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        await inference.close()
+        outbox.close()
+        await chain.close()
+        for loaded in programs.values():
+            loaded.engine.close()
+
+
+def _load(config: NodeConfig) -> dict[bytes, Loaded]:
+    from avow.nodes.programs import load_programs
+
+    if not config.vanilla:
+        return {}
+    return load_programs(config.home, config.programs, threads=config.threads, slots=config.slots)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="avow node", description="Run programs, settle what was answered.")
+    parser.add_argument("--home", type=Path, required=True)
+    parser.add_argument("--listen", required=True, help="unix:PATH or tcp:HOST:PORT, for gateways")
+    parser.add_argument("--chain", required=True, help="the chain's JSON-RPC URL")
+    parser.add_argument("--enclave", help="unix:PATH, tcp:HOST:PORT or vsock:CID:PORT; without it there is no tee")
+    parser.add_argument("--program", action="append", default=[], help="name or id, for vanilla; may be repeated")
+    parser.add_argument("--no-vanilla", action="store_true", help="answer by the enclave alone")
+    parser.add_argument("--price", type=int, default=DEFAULT_PRICE, help="wei per token or call")
+    parser.add_argument("--threads", type=int, default=1, help="per job")
+    parser.add_argument("--slots", type=int, default=4, help="jobs at once")
+    parser.add_argument("--retention-hours", type=int, default=24, help="how long openings are kept")
+    parser.add_argument("--max-trust-gap-ms", type=int, default=DEFAULT_TRUST_GAP_MS)
+    given = parser.parse_args()
+    config = NodeConfig(
+        home=given.home,
+        address=given.listen,
+        chain=given.chain,
+        programs=tuple(given.program),
+        enclave=given.enclave,
+        vanilla=not given.no_vanilla,
+        price=given.price,
+        threads=given.threads,
+        slots=given.slots,
+        retention_ms=given.retention_hours * HOUR_MS,
+        max_trust_gap_ms=given.max_trust_gap_ms,
+    )
+    run(lambda: serve_node(config))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,162 @@
+"""One operator's view of the chain over JSON-RPC: chain_port.NodeChain on a ChainClient."""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+from typing import Self
+
+from avow.chain.errors import WHOLE_BATCH, Refused
+from avow.chain.modules import nodes, registry, settlement
+from avow.chain.modules.batch import Batch
+from avow.chain.transaction import decode_transaction
+from avow.nodes.chain_client import ChainClient, ChainRejected, ChainUnavailable, settlement_gas
+from avow.nodes.settler import Refusal
+from avow.receipt.standing import KeyRecord, KeyState, Standing
+
+_RESEND_S = 10.0
+_PROOF_S = 20.0
+
+
+class OperatorChain:
+    """Made by `open`; `close` it. Chain errors come as they are; see chain_client.py, rule 3."""
+
+    def __init__(self, client: ChainClient, chain_id: str, eip155: int) -> None:
+        self._client = client
+        self._eip155 = eip155
+        self.chain_id = chain_id
+        self.operator = client.address
+
+    @classmethod
+    async def open(cls, url: str, private_key: bytes) -> Self:
+        """Raises ChainUnavailable."""
+        client = ChainClient(url, private_key)
+        try:
+            network = await client.network()
+        except ChainUnavailable:
+            await client.close()
+            raise
+        return cls(client, network.chain_id, network.eip155)
+
+    async def close(self) -> None:
+        await self._client.close()
+
+    # Settlement.
+
+    @contextlib.asynccontextmanager
+    async def sending(self) -> AsyncIterator[None]:
+        """The account's line: held from signing to sending. What is signed and not sent gives its nonce back."""
+        async with self._client.lock:
+            try:
+                yield
+            except BaseException:
+                self._client.forget_nonce()
+                raise
+
+    async def sign_batch(self, batch: bytes, *, all_void: bool) -> tuple[bytes, bytes]:
+        parsed = await asyncio.to_thread(Batch.from_bytes, batch)
+        gas_limit = settlement_gas(
+            batch,
+            statements=len(parsed),
+            payers=len(parsed.payers),
+            programs=len(parsed.programs),
+            authorisations=len(parsed.authorisations),
+            voids=len(parsed) - parsed.void.count(0),
+        )
+        function = "void" if all_void else "settle"
+        signed = await self._client.sign(settlement.ADDRESS, function, batch, gas_limit=gas_limit)
+        return signed.raw, signed.hash
+
+    async def send(self, transaction: bytes) -> None:
+        await self._client.send(transaction)
+
+    async def outcome(self, transaction: bytes, transaction_hash: bytes) -> bool | None:
+        nonce = decode_transaction(transaction, self._eip155).nonce
+        while True:
+            try:
+                if await self._client.included(transaction_hash, timeout_s=_RESEND_S) is not None:
+                    return True
+                if not await self._client.can_be_included(nonce):
+                    found = await self._client.included(transaction_hash, timeout_s=0.0)
+                    return None if found is None else True
+            except (Refused, ChainRejected):
+                return False
+            with contextlib.suppress(ChainRejected):
+                await self._client.send(transaction)
+
+    async def refusal(self, batch: bytes, *, all_void: bool) -> Refusal | None:
+        refused = await self._client.refusal(settlement.ADDRESS, "void" if all_void else "settle", batch)
+        if refused is None:
+            return None
+        return Refusal(WHOLE_BATCH if refused.index is None else refused.index, int(refused.reason))
+
+    async def proof(self, transaction_hash: bytes) -> bytes:
+        proof = await self._client.settlement(transaction_hash, timeout_s=_PROOF_S)
+        if proof is None:
+            raise ChainUnavailable("the settlement's proof is not there yet", hash=transaction_hash.hex())
+        return proof
+
+    async def next_number(self, key: bytes) -> int:
+        return await self._client.next_number(key)
+
+    async def key_state(self, key: bytes) -> KeyState:
+        record = await self._client.key_record(key)
+        return KeyState.RETIRED if record is None else record.state
+
+    async def revoke(self, key: bytes) -> None:
+        await self._client.transact(nodes.ADDRESS, "revoke", key)
+
+    # Keys.
+
+    async def beacon(self) -> bytes:
+        block_hash, _, _ = await self._client.beacon()
+        return block_hash
+
+    async def key_record(self, key: bytes) -> KeyRecord | None:
+        return await self._client.key_record(key)
+
+    async def standing(self, key: bytes) -> Standing | None:
+        return await self._client.standing(key)
+
+    async def register(
+        self, method: int, signing_key: bytes, transport_key: bytes, block_hash: bytes, attestation: bytes
+    ) -> None:
+        await self._client.transact(
+            nodes.ADDRESS, "register", method, signing_key, transport_key, block_hash, attestation
+        )
+
+    async def reattest(self, key: bytes, block_hash: bytes, attestation: bytes) -> None:
+        await self._client.transact(nodes.ADDRESS, "reattest", key, block_hash, attestation)
+
+    async def activate(self, key: bytes) -> None:
+        await self._client.transact(nodes.ADDRESS, "activate", key)
+
+    async def retire(self, key: bytes) -> None:
+        await self._client.transact(nodes.ADDRESS, "retire", key)
+
+    # Programs and payers.
+
+    async def offered(self, program: bytes) -> bool:
+        offers, _ = await self._client.view(registry.ADDRESS, "program", program)
+        return bool(offers)
+
+    async def publish(self, name: str, program: bytes) -> None:
+        """Under its own name, or where that is another's, under one that ends in this operator's address."""
+        try:
+            await self._client.transact(registry.ADDRESS, "publish", name, program)
+        except Refused:
+            if await self.offered(program):
+                return
+            own = f"{name[:48]}-{self.operator.hex()[:12]}"
+            await self._client.transact(registry.ADDRESS, "publish", own, program)
+
+    async def price(self, program: bytes, method: int) -> tuple[int, int]:
+        return await self._client.price(self.operator, program, method)
+
+    async def set_price(self, program: bytes, method: int, per_unit: int) -> None:
+        await self._client.transact(nodes.ADDRESS, "setPrice", program, method, per_unit)
+
+    async def spendable(self, payer: bytes) -> tuple[int, int]:
+        (remaining, expiry_ms), balance = await asyncio.gather(
+            self._client.allowance(payer, self.operator), self._client.balance(payer)
+        )
+        return min(remaining, balance), expiry_ms

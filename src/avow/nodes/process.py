@@ -1,0 +1,62 @@
+"""What the node's processes have in common: how they start, say that they are ready, and stop."""
+
+import asyncio
+import logging
+import os
+import signal
+import sys
+from collections.abc import Awaitable, Callable
+
+from avow.errors import AvowError
+
+log = logging.getLogger(__name__)
+
+Ready = Callable[[str], None]
+
+
+def announce(where: str) -> None:
+    """One line on standard output, which the supervisor waits for."""
+    sys.stdout.write(f"ready {where}\n")
+    sys.stdout.flush()
+
+
+def configure_logging() -> None:
+    """To standard error, a line each; AVOW_LOG sets the level."""
+    level = os.environ.get("AVOW_LOG", "warning").upper()
+    logging.basicConfig(
+        stream=sys.stderr,
+        level=level if level in {"DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"} else "WARNING",
+        format="%(asctime)s %(levelname)s %(name)s: %(message)s",
+    )
+
+
+async def until_stopped(tasks: list["asyncio.Task[None]"]) -> None:
+    """Until SIGTERM or SIGINT, or until one of the tasks ends, whose error is then raised."""
+    loop = asyncio.get_running_loop()
+    stop = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    asked = loop.create_task(stop.wait())
+    try:
+        done, _ = await asyncio.wait([asked, *tasks], return_when=asyncio.FIRST_COMPLETED)
+        for task in done:
+            task.result()
+    finally:
+        asked.cancel()
+
+
+def run(main: Callable[[], Awaitable[None]]) -> None:
+    """Run a process; an error of ours is one line and exit status 1."""
+    import uvloop
+
+    configure_logging()
+
+    async def guarded() -> None:
+        await main()
+
+    try:
+        uvloop.run(guarded())
+    except AvowError as error:
+        hint = f" ({error.hint})" if error.hint else ""
+        sys.stderr.write(f"{error.code}: {error.detail}{hint}\n")
+        raise SystemExit(1) from error
