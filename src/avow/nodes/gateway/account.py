@@ -7,9 +7,11 @@ Rules:
 """
 
 import asyncio
+import contextlib
 import logging
 import secrets
 import time
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Protocol, Self
 
@@ -17,6 +19,7 @@ from coincurve import PrivateKey
 
 from avow.errors import AvowError, EncodingError
 from avow.home import write_private
+from avow.nodes.chain_client import ChainClient
 from avow.nodes.gateway.directory import Directory
 from avow.receipt.requester import address_of
 
@@ -35,7 +38,7 @@ class Bank(Protocol):
         """What is left in wei, and until when, in milliseconds of block time."""
         ...
 
-    async def allow(self, node: bytes, cap: int, expiry_ms: int) -> None:
+    async def allow(self, node: bytes, cap: int, expiry_ms: int) -> object:
         """Replace the allowance; returns once it is in a block."""
         ...
 
@@ -67,15 +70,14 @@ class PayerAccount:
         self._bank = bank
 
     @classmethod
-    def open(cls, file: Path, chain: str | None) -> Self:
+    @contextlib.asynccontextmanager
+    async def open(cls, file: Path, chain: str | None) -> AsyncIterator[Self]:
         """From its key file and the chain's JSON-RPC address."""
-        key = account_key(file)
-        bank: Bank | None = None
-        if chain is not None:
-            from avow.nodes.gateway.bank import ChainBank
-
-            bank = ChainBank(chain, key)
-        return cls(address_of(PrivateKey(key).public_key.format(compressed=False)), bank)
+        if chain is None:
+            yield cls(account_address(file), None)
+            return
+        async with ChainClient(chain, account_key(file)) as bank:
+            yield cls(bank.address, bank)
 
     async def keep_allowances(self, directory: Directory) -> None:
         """Rule 2, until cancelled."""

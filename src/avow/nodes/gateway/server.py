@@ -12,6 +12,7 @@ from collections.abc import AsyncIterator, Callable, Iterator
 import uvicorn
 
 from avow.home import private_folder, write_private
+from avow.nodes.chain_client import ChainClient
 from avow.nodes.gateway.account import PayerAccount
 from avow.nodes.gateway.application import LOOPBACK_NAMES, GatewayApplication
 from avow.nodes.gateway.config import GatewayConfig
@@ -23,6 +24,7 @@ from avow.nodes.gateway.protocol import LimitedProtocol
 from avow.nodes.gateway.settled import TrustGap, watch_settlements
 from avow.nodes.gateway.trust import NetworkTrust
 
+CHAIN_TIMEOUT_S = 5.0
 STOP_GRACE_S = 5
 """How long running requests may finish when the gateway is asked to stop."""
 
@@ -71,7 +73,8 @@ async def running_gateway(
     metrics = GatewayMetrics()
     gap = TrustGap(metrics)
     directory = Directory(config.nodes, connect, limits.in_flight_per_node, config.default_method)
-    trust = NetworkTrust(config.chain, config.home / "trust.json")
+    chain = None if config.chain is None else ChainClient(config.chain, timeout_s=CHAIN_TIMEOUT_S)
+    trust = NetworkTrust(chain, config.home / "trust.json")
     application = GatewayApplication(
         Inference(directory, metrics, gap, payer.address, limits), Control(directory, metrics, trust), _hosts(config)
     )
@@ -94,6 +97,8 @@ async def running_gateway(
                 task.cancel()
             await asyncio.gather(serving, *tasks, return_exceptions=True)
             listener.close()
+            if chain is not None:
+                await chain.close()
 
 
 def _uvicorn_config(application: GatewayApplication, config: GatewayConfig) -> uvicorn.Config:
@@ -123,8 +128,10 @@ async def serve_gateway(config: GatewayConfig, ready: Callable[[str], None]) -> 
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
     private_folder(config.home / "gateway")
-    payer = PayerAccount.open(config.home / "gateway" / "key", config.chain)
-    async with running_gateway(config, NodeClient, payer) as url:
+    async with (
+        PayerAccount.open(config.home / "gateway" / "key", config.chain) as payer,
+        running_gateway(config, NodeClient, payer) as url,
+    ):
         state = {"url": url, "pid": os.getpid(), "payer": "0x" + payer.address.hex()}
         write_private(config.home / "gateway" / "state.json", json.dumps(state).encode() + b"\n")
         ready(url)

@@ -5,30 +5,26 @@ offer: a reader who pins it trusts this gateway for that one moment, and never a
 """
 
 import asyncio
+import logging
 import time
 from pathlib import Path
-from typing import Any
-
-import aiohttp
-import msgspec
 
 from avow.errors import AvowError, Unavailable
 from avow.methods.checks import verify
+from avow.nodes.chain_client import ChainClient
 from avow.receipt.receipt import Receipt
 from avow.receipt.trust import TrustPolicy
 from avow.receipt.verify import Question
 
-KEEP_S = 5.0
-TIMEOUT_S = 5.0
-MAX_ANSWER = 2 * 1024 * 1024
+log = logging.getLogger("avow.gateway")
 
-_decode = msgspec.json.Decoder().decode
+KEEP_S = 5.0
 
 
 class NetworkTrust:
-    """Asks `chain` (JSON-RPC, may be None) for `avow_trust`, else reads `file`."""
+    """Asks `chain` (None where there is none), else reads `file`."""
 
-    def __init__(self, chain: str | None, file: Path) -> None:
+    def __init__(self, chain: ChainClient | None, file: Path) -> None:
         self._chain = chain
         self._file = file
         self._kept: TrustPolicy | None = None
@@ -62,29 +58,14 @@ class NetworkTrust:
     async def _from_chain(self) -> TrustPolicy | None:
         if self._chain is None:
             return None
-        call = {"jsonrpc": "2.0", "id": 1, "method": "avow_trust", "params": []}
-        timeout = aiohttp.ClientTimeout(total=TIMEOUT_S)
         try:
-            async with (
-                aiohttp.ClientSession(timeout=timeout) as session,
-                session.post(self._chain, json=call) as response,
-            ):
-                answer: Any = _decode(await response.content.read(MAX_ANSWER))
-        except (aiohttp.ClientError, TimeoutError, OSError, msgspec.DecodeError):
+            return await self._chain.trust()
+        except AvowError as error:
+            log.info("no trust policy from the chain: %s", error.detail)
             return None
-        result = answer.get("result") if isinstance(answer, dict) else None
-        text = result if isinstance(result, str) else msgspec.json.encode(result).decode()
-        return _parse(text.encode())
 
     def _from_file(self) -> TrustPolicy | None:
         try:
-            return _parse(self._file.read_bytes())
-        except OSError:
+            return TrustPolicy.from_json(self._file.read_bytes())
+        except (OSError, AvowError):
             return None
-
-
-def _parse(data: bytes) -> TrustPolicy | None:
-    try:
-        return TrustPolicy.from_json(data)
-    except AvowError:
-        return None
