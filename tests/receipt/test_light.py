@@ -296,6 +296,27 @@ def test_sets_that_are_none() -> None:
     refused_set((Validator(bytes(32), half), Validator(one.public_key, half)), "out of range")
 
 
+def test_a_set_is_refused_for_one_member_and_only_beyond_its_limits(monkeypatch: pytest.MonkeyPatch) -> None:
+    one = Network(1).validators[0]
+    refused_set((one, Validator(b"\x05" * 32, 0)), "no power")
+    at_the_limit = Network(MAX_INT64 // 8)
+    check(at_the_limit, at_the_limit.sign(at_the_limit.header()))
+    monkeypatch.setattr(light, "MAX_VALIDATORS", 2)
+    two, three = Network(1, 1), Network(1, 1, 1)
+    check(two, two.sign(two.header()))
+    with pytest.raises(light.WrongValidators, match="too large"):
+        check(three, three.sign(three.header()))
+
+
+def test_the_same_keys_with_other_powers_are_another_set() -> None:
+    """Two of three equal validators sign; a liar shows the set with their powers raised."""
+    network = Network(1, 1, 1)
+    signed = network.sign(network.header(), "cca")
+    raised = tuple(dataclasses.replace(item, power=9) for item in network.validators[:2])
+    with pytest.raises(light.WrongValidators, match="another validator set"):
+        light.verify_commit("chainId", (*raised, network.validators[2]), signed)
+
+
 def test_a_public_key_that_is_no_point_is_a_bad_signature() -> None:
     bad = Validator(b"\x02" + bytes(31), 1)
     header = dataclasses.replace(Network(1).header(), validators_hash=light.validators_hash([bad]))
@@ -318,8 +339,9 @@ def test_the_next_block_has_the_announced_validators() -> None:
     taken_over = stranger.sign(stranger.header(6, START + SECOND))
     with pytest.raises(light.WrongValidators, match="announced"):
         light.verify_adjacent(trusted, taken_over, stranger.validators, **now)
-    with pytest.raises(light.NotAdjacent):
+    with pytest.raises(light.NotAdjacent) as caught:
         light.verify_adjacent(trusted, new.sign(new.header(7, START + SECOND)), new.validators, **now)
+    assert caught.value.fields == {"expected": 6, "found": 7}
 
 
 def test_skipping_needs_more_than_a_third_of_the_trusted_power() -> None:
