@@ -4,11 +4,13 @@ Benchmarks and process tests use it to see what everything around an engine cost
 """
 
 import json
+import os
 import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
 from avow.errors import InputError
+from avow.nodes.run import Loaded
 
 
 class StubEngine:
@@ -65,3 +67,14 @@ def prepare(body: bytes) -> dict[str, Any]:
     if not isinstance(request.get("messages"), list) or not request["messages"]:
         raise InputError("messages must be a list with at least one element", param="messages")
     return request
+
+
+PROGRAM = bytes(range(32))
+CHUNKS = "AVOW_STUB_CHUNKS"
+DELAY_S = "AVOW_STUB_DELAY_S"
+
+
+def programs() -> dict[bytes, Loaded]:
+    """The stub as the one program of a process; its chunks and delay come from the environment of a benchmark or test."""
+    engine = StubEngine(int(os.environ.get(CHUNKS, "3")), float(os.environ.get(DELAY_S, "0")))
+    return {PROGRAM: Loaded(PROGRAM, "stub", "chat", engine, prepare, slots=8)}

@@ -65,17 +65,18 @@ async def serve_enclave(
             loaded.engine.close()
 
 
-def main() -> None:
+def main(programs: Mapping[bytes, Loaded] | None = None) -> None:
+    """`programs`: see `serve_enclave`."""
     parser = argparse.ArgumentParser(prog="avow enclave", description="Hold the key, run the engine, sign.")
     parser.add_argument("--home", type=Path, required=True)
     parser.add_argument("--listen", required=True, help="unix:PATH, tcp:HOST:PORT or vsock:CID:PORT")
-    parser.add_argument("--program", action="append", required=True, help="name or id; may be repeated")
+    parser.add_argument("--program", action="append", default=[], help="name or id; may be repeated")
     parser.add_argument("--attester", choices=["development", "nitro"], default="development")
     parser.add_argument("--threads", type=int, default=1, help="per job")
     parser.add_argument("--slots", type=int, default=4, help="jobs at once")
     given = parser.parse_args()
     config = EnclaveConfig(given.home, given.listen, tuple(given.program), given.attester, given.threads, given.slots)
-    run(lambda: serve_enclave(config))
+    run(lambda: serve_enclave(config, programs))
 
 
 if __name__ == "__main__":

@@ -256,7 +256,8 @@ def _load(config: NodeConfig) -> dict[bytes, Loaded]:
     return load_programs(config.home, config.programs, threads=config.threads, slots=config.slots)
 
 
-def main() -> None:
+def main(programs: Mapping[bytes, Loaded] | None = None) -> None:
+    """`programs`: see `serve_node`."""
     parser = argparse.ArgumentParser(prog="avow node", description="Run programs, settle what was answered.")
     parser.add_argument("--home", type=Path, required=True)
     parser.add_argument("--listen", required=True, help="unix:PATH or tcp:HOST:PORT, for gateways")
@@ -283,7 +284,7 @@ def main() -> None:
         retention_ms=given.retention_hours * HOUR_MS,
         max_trust_gap_ms=given.max_trust_gap_ms,
     )
-    run(lambda: serve_node(config))
+    run(lambda: serve_node(config, programs))
 
 
 if __name__ == "__main__":
