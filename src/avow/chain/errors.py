@@ -41,6 +41,7 @@ class Code(IntEnum):
     NOT_AUTHORISED = 104
     OUT_OF_RANGE = 105
     BALANCE_TOO_LOW = 106
+    BAD_INPUT = 107
     # Registry.
     NAME_INVALID = 200
     NAME_TAKEN = 201

@@ -3,7 +3,9 @@
 Rules:
 1. A module is Python functions bound to a Solidity interface. It touches the chain through its `Host` alone, so that another host
    (an EVM that calls modules as contracts) gives the same bytes.
-2. A call happens whole or not at all: whatever is raised here undoes it. Only `Refused` and `OutOfGas` may be raised.
+2. A call happens whole or not at all: whatever is raised undoes it. Modules raise `Refused` and `OutOfGas`; an input or
+   verification error that a module lets through is a refusal too (BAD_INPUT): it follows from the bytes alone. Anything
+   else is a fault of this node, and stops it.
 3. Everything is paid before it is done. Loading and storing charge for themselves; a module charges for its own work.
 4. A view changes nothing: a host that is read-only refuses to store, transfer and log.
 
@@ -18,7 +20,7 @@ from avow.chain import abi, gas
 from avow.chain.errors import Code, OutOfGas, Refused
 from avow.chain.genesis import Genesis
 from avow.chain.solidity import ErrorType, Function, Interface, Parameter
-from avow.errors import EncodingError
+from avow.errors import EncodingError, InputError, VerificationError
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,7 +100,12 @@ def dispatch(module: Module, host: Host, data: bytes, *, read_only: bool) -> byt
         arguments = abi.decode([parameter.kind for parameter in function.inputs], data[4:])
     except EncodingError:
         raise Refused(Code.BAD_CALL_DATA) from None
-    result = code(host, *arguments)
+    try:
+        result = code(host, *arguments)
+    except (Refused, OutOfGas):
+        raise
+    except (InputError, VerificationError):
+        raise Refused(Code.BAD_INPUT) from None
     outputs = function.outputs
     values = () if not outputs else result if len(outputs) > 1 else (result,)
     return abi.encode([parameter.kind for parameter in outputs], values)

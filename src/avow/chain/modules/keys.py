@@ -18,7 +18,7 @@ from avow.chain import gas
 from avow.chain.errors import Code, Refused
 from avow.chain.host import Host
 from avow.chain.modules import beacon, measurements, prices
-from avow.errors import EncodingError, VerificationError
+from avow.errors import InputError, VerificationError
 from avow.methods.registration import registration_digest
 from avow.methods.tee.verify import Attestation, verify_attestation
 from avow.receipt import fields
@@ -76,9 +76,9 @@ def _advance(record: KeyRecord, event: KeyEvent) -> KeyRecord:
     return replace(record, state=state)
 
 
-def change_state(host: Host, key: bytes, record: KeyRecord, event: KeyEvent) -> None:
-    """Take one step of KEY_LIFE. Raises Refused (KEY_LIFE)."""
-    _change(host, key, _advance(record, event))
+def revoke_for_fault(host: Host, key: bytes, record: KeyRecord) -> None:
+    """Revoke because a fault was proven; the module that saw the proof logs it. Raises Refused (KEY_LIFE)."""
+    store_key(host, key, _advance(record, KeyEvent.REVOKE))
 
 
 def _change(host: Host, key: bytes, record: KeyRecord) -> None:
@@ -163,7 +163,7 @@ def activate(host: Host, key: bytes) -> None:
     record = _own(host, key)
     if record.measurement is not None and not measurements.is_listed(host, record.measurement):
         raise Refused(Code.MEASUREMENT_NOT_ALLOWED)
-    change_state(host, key, record, KeyEvent.ACTIVATE)
+    _change(host, key, _advance(record, KeyEvent.ACTIVATE))
 
 
 def reattest(host: Host, key: bytes, block_hash: bytes, attestation: bytes) -> None:
@@ -251,7 +251,7 @@ def _end(host: Host, key: bytes, event: KeyEvent) -> None:
 
 
 def revoke(host: Host, key: bytes) -> None:
-    change_state(host, key, _own_or_governed(host, key), KeyEvent.REVOKE)
+    _change(host, key, _advance(_own_or_governed(host, key), KeyEvent.REVOKE))
 
 
 def compromised(host: Host, key: bytes, from_height: int) -> None:
@@ -272,7 +272,7 @@ def report_equivocation(host: Host, key: bytes, first: bytes, second: bytes) -> 
     one, other = signed_evidence(host, key, record, first), signed_evidence(host, key, record, second)
     if one[0] != other[0] or one[1:] == other[1:]:
         raise Refused(Code.EVIDENCE_REFUSED)
-    change_state(host, key, record, KeyEvent.REVOKE)
+    revoke_for_fault(host, key, record)
     host.log("EquivocationProven", key, host.caller, one[0])
 
 
@@ -289,7 +289,7 @@ def signed_evidence(host: Host, key: bytes, record: KeyRecord, evidence: bytes) 
         signature = fields.octets(parts[3], "signature", 0, 256)
         payload = statement_payload(host.genesis.chain_id, key, number, statement, head)
         verify_signature(record.signing_key, payload, signature)
-    except (EncodingError, BadSignature):
+    except (InputError, BadSignature):
         raise Refused(Code.EVIDENCE_REFUSED) from None
     return number, statement, head
 

@@ -26,11 +26,11 @@ from avow.chain.host import Host, Module, bind
 from avow.chain.modules import bank, keys, measurements, prices, registry
 from avow.chain.modules.batch import Batch, SignedAuthorisation
 from avow.chain.solidity import load_interface
-from avow.errors import EncodingError
+from avow.errors import InputError
 from avow.receipt.authorisation import Authorisation, BadAuthorisation
 from avow.receipt.encoding import decode
 from avow.receipt.evidence import SETTLEMENT_ADDRESS, history_leaf
-from avow.receipt.standing import KeyEvent, KeyRecord, KeyState
+from avow.receipt.standing import KeyRecord, KeyState
 from avow.receipt.statement import (
     BadSignature,
     Method,
@@ -161,7 +161,7 @@ def _settle(host: Host, batch: Batch) -> tuple[bytes, bytes, int, int]:
 def _parse(host: Host, data: bytes) -> Batch:
     try:
         batch = Batch.from_bytes(data)
-    except EncodingError:
+    except InputError:
         raise Refused(Code.BATCH_MALFORMED, WHOLE_BATCH) from None
     host.charge(gas.STATEMENT * len(batch) + gas.P256_VERIFY)
     return batch
@@ -225,7 +225,7 @@ def _private(host: Host, batch: Batch, record: KeyRecord, encoded: bytes, expect
         raise Refused(Code.BATCH_BOUNDS, WHOLE_BATCH)
     try:
         private = Private.from_value(decode(encoded))
-    except EncodingError:
+    except InputError:
         raise Refused(Code.BATCH_BOUNDS, WHOLE_BATCH) from None
     stated = (private.chain_id, private.node, private.key)
     if stated != (host.genesis.chain_id, record.operator, batch.key):
@@ -401,7 +401,7 @@ def report_false_void(host: Host, key: bytes, evidence: bytes) -> None:
     number, _, _ = keys.signed_evidence(host, key, record, evidence)
     if host.load(_VOIDED + key + number.to_bytes(8)) is None:
         raise Refused(Code.EVIDENCE_REFUSED)
-    keys.change_state(host, key, record, KeyEvent.REVOKE)
+    keys.revoke_for_fault(host, key, record)
     host.log("FalseVoidProven", key, host.caller, number)
 
 
