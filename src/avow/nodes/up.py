@@ -215,7 +215,8 @@ class Network:
 
     def _engine_arguments(self) -> list[str]:
         config = self._config
-        programs = [] if config.program_ids else [part for name in config.programs for part in ("--program", name)]
+        ids = self._program_ids if config.program_ids is None else ()
+        programs = [part for program in ids for part in ("--program", program.hex())]
         return [*programs, "--threads", str(config.threads), "--slots", str(config.slots)]
 
     async def _gateway_arguments(self, previous: str | None) -> Sequence[str]:
