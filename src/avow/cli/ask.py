@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from avow.cli.connect import connection, connection_options
-from avow.cli.frame import common, put, put_json, say
+from avow.cli.frame import common, printable, put, put_json, say
 from avow.cli.show import receipt_json, say_receipt
 from avow.client.answers import ChatBody
 from avow.client.errors import StreamCut
@@ -69,10 +69,7 @@ def ask(
         except StreamCut as error:
             _keep_partial(error, link.home, save)
             raise
-        delivered_ms = int(1000 * (time.monotonic() - began))
-        finish(
-            answer, answer.receipt, settled=settled, save=save, as_json=as_json, delivered_ms=delivered_ms, began=began
-        )
+        finish(answer, answer.receipt, settled=settled, save=save, as_json=as_json, began=began)
 
 
 def _prompt(given: str) -> str:
@@ -115,11 +112,6 @@ def _said(answer: ChatBody) -> str:
     return printable("\n".join([answer.text, *calls] if answer.text or not calls else calls))
 
 
-def printable(text: str) -> str:
-    """A model's words without the control characters by which they could steer a terminal."""
-    return "".join(character for character in text if character.isprintable() or character in "\n\t")
-
-
 def finish(
     answer: ChatBody | Any,
     receipt: AnswerReceipt,
@@ -127,14 +119,17 @@ def finish(
     settled: bool,
     save: Path | None,
     as_json: bool,
-    delivered_ms: int,
     began: float,
 ) -> None:
-    """What follows every answer: settlement and saving where asked for, then a line about the receipt, or JSON."""
-    settled_ms = None
+    """What follows every answer: settlement and saving where asked for, then a line about the receipt, or JSON.
+
+    `began` is when the request left (monotonic); settled_ms counts from the delivery.
+    """
+    delivered = time.monotonic()
+    delivered_ms, settled_ms = int(1000 * (delivered - began)), None
     if settled:
         receipt.settled()
-        settled_ms = int(1000 * (time.monotonic() - began))
+        settled_ms = int(1000 * (time.monotonic() - delivered))
     if save is not None:
         receipt.save(save)
     if as_json:
@@ -144,7 +139,7 @@ def finish(
             | {"delivered_ms": delivered_ms, "settled_ms": settled_ms, "saved": None if save is None else str(save)}
         )
         return
-    say_receipt(receipt.value, receipt.report, delivered_ms if settled_ms is None else settled_ms)
+    say_receipt(receipt.value, receipt.report, delivered_ms, settled_ms)
     say(
         click.style(
             f"check it: avow verify {save}" if save else f"check it: avow receipts verify {receipt.id[:16]}", dim=True

@@ -53,11 +53,14 @@ def gateway_url(home: Path) -> str:
     named = os.environ.get(URL_VARIABLE)
     if named:
         return named
-    try:
-        url = json.loads((home / "gateway" / "state.json").read_bytes())["url"]
-    except (OSError, ValueError, KeyError, TypeError):
-        return DEFAULT_URL
-    return url if isinstance(url, str) else DEFAULT_URL
+    for file in (home / "network.json", home / "gateway" / "state.json"):
+        try:
+            url = json.loads(file.read_bytes())["url"]
+        except (OSError, ValueError, KeyError, TypeError):
+            continue
+        if isinstance(url, str):
+            return url
+    return DEFAULT_URL
 
 
 def url_option(command: Command) -> Command:

@@ -8,15 +8,13 @@ from typing import Any
 
 import click
 
-from avow.cli.ask import printable
 from avow.cli.connect import gateway_url, url_option
-from avow.cli.frame import FAILED, OK, common, put, put_json, resolve_home, say
+from avow.cli.frame import FAILED, OK, common, printable, put, put_json, resolve_home, say
 from avow.cli.show import put_report
 from avow.client.errors import ReceiptRefused
 from avow.client.session import Model
 from avow.client.sync import AnswerReceipt, Client
 from avow.errors import AvowError, NotFound
-from avow.home import home_folder
 from avow.receipt.report import Report
 from avow.verification import verify
 
@@ -27,7 +25,7 @@ SAMPLE = b'#!/usr/bin/env python3\nimport sys\n\n\ndef main() -> int:\n    """Ec
 
 @dataclass(slots=True)
 class Step:
-    """One answer of the demo."""
+    """One answer of the demo. `delivered_ms` counts from the request, `settled_ms` from the delivery."""
 
     program: str
     method: str
@@ -108,8 +106,9 @@ def _run(client: Client, step: Step, ask: Ask, path: Path) -> None:
     step.report = receipt.report
     path.parent.mkdir(parents=True, exist_ok=True)
     step.receipt = str(receipt.save(path))
+    delivered = time.monotonic()
     receipt.settled(timeout=60.0)
-    step.settled_ms = int(1000 * (time.monotonic() - began)) - step.delivered_ms
+    step.settled_ms = int(1000 * (time.monotonic() - delivered))
     receipt.save(path)
     step.report = verify(path.read_bytes(), client.session.trust, require=("settled", "opened", "fresh", "complete"))
     if not step.report.ok:
@@ -127,27 +126,38 @@ def demo(out: Path | None, trust: Path | None, url: str | None, home: Path | Non
     Exit code 0 only if all of it held.
     """
     folder = resolve_home(home)
-    return show_demo(url or gateway_url(folder), folder, out or folder / "demo", trust=trust, as_json=as_json)
+    address, where = url or gateway_url(folder), out or folder / "demo"
+    if not as_json:
+        return show_demo(address, folder, where, trust)
+    view = demo_json(address, folder, where, trust)
+    put_json(view)
+    return OK if view["ok"] else FAILED
 
 
-def show_demo(url: str, home: Path | None, out: Path, *, trust: Path | None = None, as_json: bool = False) -> int:
-    """Run the demo against the gateway at `url` and show it; the exit code."""
+def demo_json(url: str, home: Path, out: Path, trust: Path | None = None) -> dict[str, Any]:
+    """Run the demo against the gateway at `url`; {"ok", "answers": […]}."""
+    with Client(url, trust=trust, home=home) as client:
+        steps = list(run_demo(client, out))
+    return {"ok": _held(steps), "answers": [step.as_json() for step in steps]}
+
+
+def show_demo(url: str, home: Path, out: Path, trust: Path | None = None) -> int:
+    """Run the demo and show each step as it is done; the exit code."""
     steps: list[Step] = []
-    with Client(url, trust=trust, home=home_folder(home)) as client:
+    with Client(url, trust=trust, home=home) as client:
         for step in run_demo(client, out):
             steps.append(step)
-            if not as_json:
-                _put(step)
-    ok = bool(steps) and all(step.ok for step in steps)
-    if as_json:
-        put_json({"ok": ok, "answers": [step.as_json() for step in steps]})
-        return OK if ok else FAILED
+            _put(step)
     last = steps[-1]
     if last.report is not None:
         put("")
         put_report(last.report)
     say(f"\nreceipts: {out}" + (f"\ncheck one yourself: avow verify {last.receipt}" if last.receipt else ""))
-    return OK if ok else FAILED
+    return OK if _held(steps) else FAILED
+
+
+def _held(steps: list[Step]) -> bool:
+    return bool(steps) and all(step.ok for step in steps)
 
 
 def _put(step: Step) -> None:

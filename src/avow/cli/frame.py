@@ -34,6 +34,11 @@ def exit_code(error: AvowError) -> int:
     return NOT_USABLE if isinstance(error, InputError | NotAReceipt | NotFound) else FAILED
 
 
+def printable(text: str) -> str:
+    """Somebody else's words without the control characters by which they could steer a terminal."""
+    return "".join(character for character in text if character.isprintable() or character in "\n\t")
+
+
 def say(text: str = "") -> None:
     """For people: standard error."""
     click.echo(text, err=True)
@@ -54,12 +59,13 @@ def table(headings: list[str], rows: list[list[str]], *, title: str | None = Non
     from rich import box
     from rich.console import Console
     from rich.table import Table
+    from rich.text import Text
 
     grid = Table(title=title, box=box.SIMPLE_HEAD, title_justify="left", pad_edge=False)
     for heading in headings:
         grid.add_column(heading, overflow="fold")
     for row in rows:
-        grid.add_row(*row)
+        grid.add_row(*(Text(printable(cell)) for cell in row))
     Console(width=None if sys.stdout.isatty() else 200).print(grid)
 
 
@@ -67,7 +73,7 @@ def mapping(pairs: list[tuple[str, str]]) -> None:
     """Names and values for people, one a line."""
     width = max((len(name) for name, _ in pairs), default=0)
     for name, value in pairs:
-        put(f"{click.style(name.ljust(width), dim=True)}  {value}")
+        put(f"{click.style(name.ljust(width), dim=True)}  {printable(value)}")
 
 
 def resolve_home(home: Path | None) -> Path:
@@ -109,6 +115,7 @@ def _report(error: AvowError, *, as_json: bool) -> None:
     if as_json:
         put_json({"error": error.as_json()})
         return
-    say(f"{click.style('error', fg='red', bold=True)}: {error.detail} [{error.code}]")
+    code = error.fields.get("remote_code") or error.code
+    say(f"{click.style('error', fg='red', bold=True)}: {printable(error.detail)} [{printable(str(code))}]")
     if error.hint:
         say(f"{click.style('hint', fg='cyan')}: {error.hint}")

@@ -7,9 +7,9 @@ from typing import Any
 
 import click
 
-from avow.cli.ask import finish, printable
+from avow.cli.ask import finish
 from avow.cli.connect import connection, connection_options
-from avow.cli.frame import common, mapping
+from avow.cli.frame import common, mapping, printable
 from avow.cli.verify import read_file
 from avow.client.answers import InferBody
 from avow.errors import InputError
@@ -51,12 +51,9 @@ def infer(
     with link.open(save=keep) as client:
         began = time.monotonic()
         answer = client.infer(model, inputs)
-        delivered_ms = int(1000 * (time.monotonic() - began))
         if not as_json:
             put_outputs(answer)
-        finish(
-            answer, answer.receipt, settled=settled, save=save, as_json=as_json, delivered_ms=delivered_ms, began=began
-        )
+        finish(answer, answer.receipt, settled=settled, save=save, as_json=as_json, began=began)
 
 
 def _tensors(data: bytes) -> list[dict[str, Any]]:

@@ -5,7 +5,7 @@ from typing import Any
 
 import click
 
-from avow.cli.frame import mapping, put, say
+from avow.cli.frame import mapping, printable, put, say
 from avow.receipt.receipt import Receipt
 from avow.receipt.report import Outcome, Report, Verdict
 
@@ -30,7 +30,7 @@ def put_report(report: Report) -> None:
     for check in report.checks:
         mark, colour = _MARKS[check.outcome]
         code = click.style(f" [{check.code}]", dim=True) if check.code else ""
-        put(f" {click.style(mark, fg=colour)} {check.name.value.ljust(width)}  {check.detail}{code}")
+        put(f" {click.style(mark, fg=colour)} {check.name.value.ljust(width)}  {printable(check.detail)}{code}")
     colour, meaning = _VERDICTS[report.verdict]
     put(f"{click.style(report.verdict.value, fg=colour, bold=True)}: {meaning}")
     if report.not_proven:
@@ -39,17 +39,18 @@ def put_report(report: Report) -> None:
             put(click.style(f"   {line}", dim=True))
 
 
-def say_receipt(receipt: Receipt, report: Report, elapsed_ms: int | None = None) -> None:
+def say_receipt(receipt: Receipt, report: Report, delivered_ms: int, settled_ms: int | None) -> None:
     """One line on standard error: what stands behind an answer."""
     colour, _ = _VERDICTS[report.verdict]
     columns = receipt.statement.columns
-    state = "settled" if receipt.settlement is not None else "not settled yet"
-    took = "" if elapsed_ms is None else f", {elapsed_ms} ms"
+    state = "not settled yet"
+    if receipt.settlement is not None:
+        state = "settled" if settled_ms is None else f"settled {settled_ms} ms later"
     verdict = click.style(report.verdict.value, fg=colour)
     say(
         click.style(f"receipt {receipt.id[:16]}…  {columns.method.label}, ", dim=True)
         + verdict
-        + click.style(f", {state}{took}", dim=True)
+        + click.style(f", delivered in {delivered_ms} ms, {state}", dim=True)
     )
 
 
