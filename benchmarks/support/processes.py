@@ -26,8 +26,8 @@ def process(
             stdout=output,
             stderr=subprocess.STDOUT,
             env=os.environ | (environment or {}),
-            preexec_fn=lambda: os.sched_setaffinity(0, cores),
         )
+        os.sched_setaffinity(child.pid, cores)
         try:
             yield child
         finally:

@@ -75,7 +75,7 @@ class NoHandle:
     def __init__(self) -> None:
         self.cancelled = False
 
-    def cancel(self, cause=None):
+    def cancel(self, _cause=None):
         self.cancelled = True
 
     def pause(self):

@@ -74,6 +74,7 @@ class EnclaveProgram(msgspec.Struct, array_like=True, frozen=True, forbid_unknow
     engine: str
     engine_version: str
     manifest: bytes
+    metadata: bytes = b""
 
 
 class EnclaveDescription(msgspec.Struct, array_like=True, frozen=True, forbid_unknown_fields=True):
@@ -155,7 +156,15 @@ class Enclave:
 
     async def _describe(self, _args: bytes) -> bytes:
         programs = [
-            EnclaveProgram(program, item.name, item.kind, item.engine.name, item.engine.version, item.manifest)
+            EnclaveProgram(
+                program,
+                item.name,
+                item.kind,
+                item.engine.name,
+                item.engine.version,
+                item.manifest,
+                item.metadata,
+            )
             for program, item in self._programs.items()
         ]
         attester = self._attester

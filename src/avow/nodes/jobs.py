@@ -131,7 +131,10 @@ class Chunk(msgspec.Struct, frozen=True):
 
 
 class ProgramDescription(msgspec.Struct, array_like=True, frozen=True, forbid_unknown_fields=True):
-    """A program that a node serves. `methods` and `prices` (wei per unit, decimal text) go together."""
+    """A program that a node serves. `methods` and `prices` (wei per unit, decimal text) go together.
+
+    `metadata` is the Open Inference Protocol's model metadata, JSON, of a tensor program.
+    """
 
     name: str
     program: Hash32
@@ -142,6 +145,7 @@ class ProgramDescription(msgspec.Struct, array_like=True, frozen=True, forbid_un
     engine: str
     engine_version: str
     manifest: bytes = b""
+    metadata: bytes = b""
 
 
 class KeyDescription(msgspec.Struct, array_like=True, frozen=True, forbid_unknown_fields=True):
@@ -155,7 +159,7 @@ class KeyDescription(msgspec.Struct, array_like=True, frozen=True, forbid_unknow
 
 
 class NodeDescription(msgspec.Struct, array_like=True, frozen=True, forbid_unknown_fields=True):
-    """Whom the gateway talks to."""
+    """Whom the gateway talks to: what it offers, and the keys that can answer now."""
 
     chain_id: str
     operator: Address

@@ -62,17 +62,20 @@ class Served:
     engine: str
     engine_version: str
     manifest: bytes
+    metadata: bytes
     prices: dict[int, Terms] = field(default_factory=dict)
 
     @classmethod
     def of(cls, loaded: Loaded) -> Self:
         """A program that runs in this process."""
         engine = loaded.engine
-        return cls(loaded.name, loaded.program, loaded.kind, engine.name, engine.version, loaded.manifest)
+        return cls(
+            loaded.name, loaded.program, loaded.kind, engine.name, engine.version, loaded.manifest, loaded.metadata
+        )
 
     @classmethod
     def in_enclave(cls, item: EnclaveProgram) -> Self:
-        return cls(item.name, item.program, item.kind, item.engine, item.engine_version, item.manifest)
+        return cls(item.name, item.program, item.kind, item.engine, item.engine_version, item.manifest, item.metadata)
 
 
 class _EnclaveRun:
@@ -224,7 +227,7 @@ class Node:
     async def _describe(self, _args: bytes) -> bytes:
         programs = []
         for served in self.programs.values():
-            methods = [method for method in sorted(served.prices) if method in self.keys and self.keys[method].ready]
+            methods = sorted(served.prices)
             terms = [served.prices[method] for method in methods]
             programs.append(
                 ProgramDescription(
@@ -237,11 +240,13 @@ class Node:
                     engine=served.engine,
                     engine_version=served.engine_version,
                     manifest=served.manifest,
+                    metadata=served.metadata,
                 )
             )
         keys = [
             KeyDescription(key.method, key.stored.key, key.signing_key, key.transport_key, key.attester)
             for key in self.keys.values()
+            if key.ready
         ]
         return wire.encode(NodeDescription(self.chain_id, self.operator, programs, keys))
 

@@ -3,13 +3,23 @@
 import logging
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
+
+import msgspec
 
 from avow.engines.inference_protocol import parse_infer
-from avow.engines.interface import load
+from avow.engines.interface import Engine, load
 from avow.engines.openai import parse_chat
 from avow.models.store import Progress, Store, StoredProgram, no_progress
 from avow.nodes.run import Loaded
+
+
+@runtime_checkable
+class Described(Protocol):
+    """An engine that knows the inputs and outputs of its program."""
+
+    def metadata(self) -> dict[str, Any]: ...
+
 
 log = logging.getLogger(__name__)
 
@@ -51,7 +61,13 @@ def _load(program: StoredProgram, threads: int, slots: int, progress: Progress) 
         prepare=_chat if engine.kind == "chat" else _tensors,
         slots=slots,
         manifest=manifest.encoded(),
+        metadata=_metadata(engine),
     )
+
+
+def _metadata(engine: Engine) -> bytes:
+    """The Open Inference Protocol's model metadata, JSON, where the engine has it."""
+    return msgspec.json.encode(engine.metadata()) if isinstance(engine, Described) else b""
 
 
 def _chat(body: bytes) -> Any:

@@ -60,6 +60,7 @@ class Loaded:
     prepare: Callable[[bytes], Any]
     slots: int = 1
     manifest: bytes = b""
+    metadata: bytes = b""
 
 
 class Sink(Protocol):

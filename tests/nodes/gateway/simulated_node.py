@@ -30,6 +30,10 @@ from avow.receipt.statement import Method
 from avow.receipt.stream import stream_parts
 
 
+METADATA = b"""{"name": "length", "platform": "simulator", "inputs": [{"name": "text", "datatype": "BYTES", "shape": [-1]}],
+"outputs": [{"name": "length", "datatype": "INT64", "shape": [1]}]}"""
+
+
 class SimulatedNode:
     """One node; every NodeClient that a gateway makes is a `SimulatedClient` of it."""
 
@@ -103,7 +107,7 @@ class SimulatedClient:
         rest = (methods, ["10"] * len(methods), [1] * len(methods), "simulator", "1")
         programs = [
             ProgramDescription(self.node.names[0], network.programs["echo"], "chat", *rest),
-            ProgramDescription(self.node.names[1], network.programs["length"], "tensor", *rest),
+            ProgramDescription(self.node.names[1], network.programs["length"], "tensor", *rest, metadata=METADATA),
         ]
         keys = [
             KeyDescription(int(method), key.id, key.record.signing_key, key.record.transport_key)

@@ -34,7 +34,8 @@ async def test_the_open_inference_protocols_health_and_metadata(gateway):
     assert (await gateway.http.get("/v2/health/ready")).json() == {"ready": True}
     metadata = (await gateway.http.get("/v2/models/length")).json()
     assert metadata["name"] == "length"
-    assert set(metadata) >= {"name", "versions", "platform", "inputs", "outputs"}
+    assert set(metadata) == {"name", "versions", "platform", "inputs", "outputs"}
+    assert metadata["inputs"] == [{"name": "text", "datatype": "BYTES", "shape": [-1]}]
     assert (await gateway.http.get("/v2/models/length/ready")).json()["ready"] is True
     assert (await gateway.http.get("/v2/models/echo")).status_code == 404
 

@@ -10,11 +10,11 @@ from starlette.responses import Response
 from starlette.routing import Route as Path
 
 from avow.errors import AvowError, EncodingError, NotFound, TooLarge
-from avow.models.manifest import parse_manifest
 from avow.nodes.errors import NotSettled, ReceiptNotFound
 from avow.nodes.gateway.config import VERSION
 from avow.nodes.gateway.directory import Directory, Link
 from avow.nodes.gateway.errors import BadOption, NoNode, is_away, says
+from avow.nodes.gateway.frames import MalformedAnswer
 from avow.nodes.gateway.metrics import CONTENT_TYPE, GatewayMetrics
 from avow.nodes.gateway.pages import ASSETS, RECEIPT_PAGE, Asset
 from avow.nodes.jobs import ProgramDescription
@@ -23,6 +23,7 @@ from avow.receipt.receipt import Receipt
 
 MAX_WAIT_MS = 30_000
 _ID = re.compile(r"[0-9a-f]{64}\Z")
+_decode = msgspec.json.Decoder().decode
 _encode = msgspec.json.Encoder().encode
 _PRIVATE_HEADERS = {"cache-control": "no-store", "x-content-type-options": "nosniff"}
 
@@ -210,15 +211,12 @@ class Control:
 
 def tensor_metadata(program: ProgramDescription) -> dict[str, Any]:
     """The model metadata of the Open Inference Protocol."""
-    options: dict[str, Any] = dict(parse_manifest(program.manifest).options) if program.manifest else {}
-    tensors = {side: [_tensor(item) for item in options.get(side) or []] for side in ("inputs", "outputs")}
-    return {"name": program.name, "versions": [program.program.hex()], "platform": program.engine, **tensors}
-
-
-def _tensor(item: Any) -> dict[str, Any]:
-    return (
-        {name: item.get(name) for name in ("name", "datatype", "shape")} if isinstance(item, dict) else {"name": item}
-    )
+    described = _decode(program.metadata) if program.metadata else {}
+    if not isinstance(described, dict):
+        raise MalformedAnswer("the node's model metadata is not an object")
+    tensors = {"inputs": described.get("inputs", []), "outputs": described.get("outputs", [])}
+    platform = described.get("platform", program.engine)
+    return {"name": program.name, "versions": [program.program.hex()], "platform": platform, **tensors}
 
 
 def _asset(asset: Asset) -> Response:
