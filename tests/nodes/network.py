@@ -127,7 +127,7 @@ async def ready(client, methods=(0, 2), timeout_s=20):
     async with asyncio.timeout(timeout_s):
         while True:
             description = await client.describe()
-            if description.programs and set(methods) <= set(description.programs[0].methods):
+            if description.programs and set(methods) <= {key.method for key in description.keys}:
                 return description
             await asyncio.sleep(0.02)
 

@@ -25,8 +25,8 @@ from benchmarks.stub_engine import PROGRAM
 PROCESSES = ("chain", "enclave", "node", "gateway")
 STUB_MODULES = {
     "chain": "avow.nodes.full",
-    "enclave": "benchmarks.stub_enclave",
-    "node": "benchmarks.stub_node",
+    "enclave": "benchmarks.support.enclave_with_stub",
+    "node": "benchmarks.support.node_with_stub",
     "gateway": "avow.nodes.gateway",
 }
 

@@ -2,7 +2,7 @@
 
 Rules:
 1. A child says `ready ADDRESS` on its standard output once. What else it writes goes to its log file.
-2. A child that ends unasked is started again, after a pause that doubles from 0.1 s to 5 s and is forgotten after 30 s of
+2. A child that ends unasked is started again, after a pause that doubles from 0.1 s to 5 s and is forgotten after 5 s of
    health. One that ends GIVE_UP times before it was ever ready is given up, and with it everything.
 3. Children are in sessions of their own: Ctrl-C reaches the supervisor alone, which stops them last to first. They end with
    the supervisor, however it ends (child.py).
@@ -24,7 +24,7 @@ log = logging.getLogger(__name__)
 
 FIRST_PAUSE_S = 0.1
 LONGEST_PAUSE_S = 5.0
-HEALTHY_S = 30.0
+HEALTHY_S = 5.0
 GIVE_UP = 5
 STOP_S = 10.0
 MAX_LOG = 16 * 1024 * 1024

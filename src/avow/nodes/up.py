@@ -18,6 +18,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import aiohttp
+
 from avow.chain.genesis import AllowedMeasurement
 from avow.chain.modules import measurements, nodes
 from avow.errors import AvowError
@@ -41,6 +43,7 @@ START_S = 180.0
 READY_S = 60.0
 TRUST_REFRESH_S = 3_600.0
 _POLL_S = 0.05
+_METHODS = {int(Method.VANILLA), int(Method.TEE)}
 
 DEFAULT_MODEL = "smollm2-135m-instruct"
 CLASSIFIER = "magika"
@@ -154,9 +157,7 @@ class Network:
         """Everything up and answering; network.json. Raises what keeps a part from starting."""
         config = self._config
         if config.program_ids is None:
-            self._program_ids = await asyncio.to_thread(
-                install_programs, self._home, config.programs, self._progress
-            )
+            self._program_ids = await asyncio.to_thread(install_programs, self._home, config.programs, self._progress)
         else:
             self._program_ids = config.program_ids
         await asyncio.to_thread(self._make_genesis)
@@ -238,17 +239,17 @@ class Network:
                 await client.transact(nodes.ADDRESS, "allowMeasurement", *entry, 0, measurements.NO_END_MS)
 
     async def _until_serving(self) -> None:
-        """Until the node offers every program by both methods, and may charge the gateway's account."""
+        """Until the node can answer by both methods, the gateway knows it, and its account may be charged."""
         operator, payer = account_address(self._operator), account_address(self._payer)
-        wanted = {(program, method) for program in self._program_ids for method in (Method.VANILLA, Method.TEE)}
-        async with ChainClient(self._address("chain")) as chain:
+        async with ChainClient(self._address("chain")) as chain, aiohttp.ClientSession() as session:
             while True:
                 remaining, _ = await chain.allowance(payer, operator)
-                if remaining and wanted <= await self._offered():
+                if remaining and await self._answering() >= _METHODS and await self._routed(session):
                     return
                 await asyncio.sleep(_POLL_S)
 
-    async def _offered(self) -> set[tuple[bytes, int]]:
+    async def _answering(self) -> set[int]:
+        """The methods that the node has a key for."""
         client = NodeClient()
         try:
             await client.connect(self._socket("node"))
@@ -257,7 +258,18 @@ class Network:
             return set()
         finally:
             await client.close()
-        return {(program.program, method) for program in description.programs for method in program.methods}
+        return {key.method for key in description.keys}
+
+    async def _routed(self, session: aiohttp.ClientSession) -> bool:
+        """Whether the gateway offers every program by both methods."""
+        try:
+            async with session.get(f"{self._address('gateway')}/v1/models") as response:
+                models = (await response.json())["data"]
+        except (aiohttp.ClientError, KeyError, TypeError, ValueError):
+            return False
+        labels = {Method(method).label for method in _METHODS}
+        offered = {model["avow"]["program"]: labels <= set(model["avow"]["methods"]) for model in models}
+        return all(offered.get(program.hex()) for program in self._program_ids)
 
     async def _write_trust(self) -> None:
         async with ChainClient(self._address("chain")) as chain:
