@@ -1,7 +1,5 @@
 """How a command reaches a gateway: its address, the trust pinned for it, and the demands on its answers."""
 
-import json
-import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,12 +8,11 @@ from typing import Any, TypeVar
 import click
 
 from avow.client.accounts import Accounts
-from avow.client.session import DEFAULT_URL, OnReceipt
+from avow.client.session import OnReceipt, gateway_url
 from avow.client.sync import Client
 from avow.home import home_folder
 from avow.receipt.statement import Method
 
-URL_VARIABLE = "AVOW_URL"
 Command = TypeVar("Command", bound=Callable[..., Any])
 METHODS = click.Choice([method.label for method in Method])
 
@@ -46,21 +43,6 @@ class Connection:
             timeout=self.timeout,
             home=self.home,
         )
-
-
-def gateway_url(home: Path) -> str:
-    """The gateway to ask where none is named: $AVOW_URL, the one that was started from this HOME, or the usual port."""
-    named = os.environ.get(URL_VARIABLE)
-    if named:
-        return named
-    for file in (home / "network.json", home / "gateway" / "state.json"):
-        try:
-            url = json.loads(file.read_bytes())["url"]
-        except (OSError, ValueError, KeyError, TypeError):
-            continue
-        if isinstance(url, str):
-            return url
-    return DEFAULT_URL
 
 
 def url_option(command: Command) -> Command:

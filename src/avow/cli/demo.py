@@ -8,11 +8,11 @@ from typing import Any
 
 import click
 
-from avow.cli.connect import gateway_url, url_option
+from avow.cli.connect import url_option
 from avow.cli.frame import FAILED, OK, common, printable, put, put_json, resolve_home, say
 from avow.cli.show import put_report
 from avow.client.errors import ReceiptRefused
-from avow.client.session import Model
+from avow.client.session import Model, gateway_url
 from avow.client.sync import AnswerReceipt, Client
 from avow.errors import AvowError, NotFound
 from avow.receipt.report import Report

@@ -5,11 +5,12 @@ from pathlib import Path
 
 import click
 
-from avow.cli.connect import gateway_url, url_option
+from avow.cli.connect import url_option
 from avow.cli.frame import FAILED, OK, common, put, put_json, resolve_home, say, table
 from avow.cli.show import moment, put_receipt, put_report, receipt_json
 from avow.client.pins import Pins
 from avow.client.saved import SavedReceipts
+from avow.client.session import gateway_url
 from avow.client.sync import Client
 from avow.home import write_private
 from avow.verification import verify

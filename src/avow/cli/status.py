@@ -6,12 +6,12 @@ from typing import Any
 
 import click
 
-from avow.cli.connect import gateway_url, url_option
+from avow.cli.connect import url_option
 from avow.cli.frame import FAILED, OK, common, mapping, put_json, resolve_home
 from avow.client.errors import Unreachable
 from avow.client.pins import Pins, fingerprint
 from avow.client.saved import SavedReceipts
-from avow.client.session import models_of
+from avow.client.session import gateway_url, models_of
 from avow.errors import AvowError
 
 

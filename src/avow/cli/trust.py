@@ -5,10 +5,10 @@ from typing import Any
 
 import click
 
-from avow.cli.connect import gateway_url
 from avow.cli.frame import common, mapping, put, put_json, resolve_home, say
 from avow.cli.show import moment
 from avow.client.pins import Pins, fingerprint, origin_of, read_policy
+from avow.client.session import gateway_url
 from avow.errors import InputError, TrustNotPinned
 from avow.receipt.trust import MAX_POLICY, TrustPolicy
 

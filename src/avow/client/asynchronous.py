@@ -14,7 +14,6 @@ from avow.client.check import MAX_ANSWER, Verified
 from avow.client.errors import AnswerRefused, NotSettled
 from avow.client.exchange import CHAT_ENDPOINT, Sent
 from avow.client.session import (
-    DEFAULT_URL,
     WAIT_STEP_MS,
     Messages,
     Model,
@@ -144,7 +143,7 @@ class AsyncClient:
 
     def __init__(
         self,
-        url: str = DEFAULT_URL,
+        url: str | None = None,
         *,
         trust: Trust = None,
         method: str | Method | None = None,

@@ -30,6 +30,8 @@ DEFAULT_URL = "http://127.0.0.1:8600"
 WAIT_STEP_MS = 10_000
 MAX_ERROR_BODY = 64 * 1024
 
+URL_VARIABLE = "AVOW_URL"
+
 Trust = TrustPolicy | str | os.PathLike[str] | None
 Messages = str | Iterable[Mapping[str, Any]]
 OnReceipt = Callable[[Receipt], None]
@@ -38,6 +40,21 @@ OnReceipt = Callable[[Receipt], None]
 def wall_clock_ms() -> int:
     """Milliseconds since the epoch."""
     return time.time_ns() // 1_000_000
+
+
+def gateway_url(home: Path) -> str:
+    """The gateway to ask where none is named: $AVOW_URL, the one that was started from this HOME, or the usual port."""
+    named = os.environ.get(URL_VARIABLE)
+    if named:
+        return named
+    for file in (home / "network.json", home / "gateway" / "state.json"):
+        try:
+            url = json.loads(file.read_bytes())["url"]
+        except (OSError, ValueError, KeyError, TypeError):
+            continue
+        if isinstance(url, str):
+            return url
+    return DEFAULT_URL
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,9 +89,9 @@ class Settings:
 class Session:
     """One gateway, judged by one trust policy. Raises TrustNotPinned when it is made without one."""
 
-    def __init__(self, url: str, settings: Settings) -> None:
-        self.url = origin_of(url)
+    def __init__(self, url: str | None, settings: Settings) -> None:
         self.home = home_folder(settings.home)
+        self.url = origin_of(url or gateway_url(self.home))
         self.trust = _policy(self.url, settings.trust, self.home)
         self.options = settings.options()
         self.clock_ms = settings.clock_ms

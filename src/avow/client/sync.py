@@ -13,7 +13,6 @@ from avow.client.check import MAX_ANSWER, Verified
 from avow.client.errors import AnswerRefused, NotSettled
 from avow.client.exchange import CHAT_ENDPOINT, Sent
 from avow.client.session import (
-    DEFAULT_URL,
     WAIT_STEP_MS,
     Messages,
     Model,
@@ -144,7 +143,7 @@ class ChatStream:
 class Client:
     """A gateway whose answers are checked.
 
-    url          the gateway's address
+    url          the gateway's address; None takes $AVOW_URL, the network that runs from `home`, or port 8600 of this machine
     trust        whom to trust: a TrustPolicy or the path of one; None takes what is pinned for the address (see pins.py)
     method       "vanilla" or "tee"; None leaves the choice to the gateway
     finality     "instant", or "settled" to have each call wait for its settlement
@@ -159,7 +158,7 @@ class Client:
 
     def __init__(
         self,
-        url: str = DEFAULT_URL,
+        url: str | None = None,
         *,
         trust: Trust = None,
         method: str | Method | None = None,
