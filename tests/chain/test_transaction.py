@@ -1,10 +1,9 @@
 """Transactions against the EIP's own example and against eth-account, which others wrote."""
 
 import pytest
-from eth_account import Account
-from eth_account.typed_transactions import TypedTransaction  # noqa: F401  # proves that the oracle knows type 2
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tests.recursion import kept
 
 from avow.chain import rlp
 from avow.chain.errors import Code, TransactionRefused
@@ -17,6 +16,9 @@ from avow.chain.transaction import (
     sign_transaction,
     transaction_hash,
 )
+
+with kept():
+    from eth_account import Account
 
 CHAIN = 1_778_782_931_907_537
 KEY = bytes.fromhex("46" * 32)

@@ -10,6 +10,7 @@ Rules:
 """
 
 import asyncio
+import io
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Self
@@ -120,7 +121,7 @@ class ChainClient:
         try:
             async with self._session.post(
                 self._url,
-                data=_encode(call),
+                data=io.BytesIO(_encode(call)),  # as a file: a large body given as bytes would be warned about
                 headers={"content-type": "application/json"},
                 timeout=aiohttp.ClientTimeout(total=total),
             ) as response:
