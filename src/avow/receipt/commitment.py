@@ -20,6 +20,7 @@ Pure: no clock, no randomness, no input or output.
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from hashlib import sha256
 from typing import Any, Literal, Self
 
 import msgspec
@@ -42,6 +43,10 @@ _Cut = dict[str, Any] | list[Any] | None
 """Where a value is cut: None not at all, [cut] each element, {name: cut} every member, the named ones further."""
 _REQUEST: _Cut = {"messages": [None], "tools": [None], "inputs": [None]}
 _RESPONSE: _Cut = {"choices": [{"message": {"tool_calls": [None]}}], "outputs": [None]}
+
+_SALT_TAG = b"\x0bavow/salt/1"
+"""tagged_hash's prefix for the salt's tag, and below RFC 6962's leaf prefix before the part's own."""
+_LEAF_PREFIX = b"\x00avow/part/1"
 
 _MEMBERS = msgspec.json.Decoder(dict[str, msgspec.Raw])
 _ELEMENTS = msgspec.json.Decoder(list[msgspec.Raw])
@@ -92,7 +97,7 @@ def _parts(body: bytes, cut: _Cut, leave_out: str | None) -> list[Part]:
 def _refuse_ambiguous(body: bytes) -> None:
     """Refuse what two JSON parsers might read differently: names that occur twice, NaN, anything but UTF-8."""
     try:
-        parsed = json.loads(body.decode("utf-8"), object_pairs_hook=_distinct, parse_constant=_no_constant)
+        parsed = _STRICT.decode(body.decode("utf-8"))
     except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
         raise MalformedBody("the body is not JSON in UTF-8") from error
     except ValueError as error:
@@ -110,6 +115,9 @@ def _distinct(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 def _no_constant(text: str) -> Any:
     raise MalformedBody(f"{text} is not JSON")
+
+
+_STRICT = json.JSONDecoder(object_pairs_hook=_distinct, parse_constant=_no_constant)
 
 
 def _cut_value(name: str, raw: bytes, cut: _Cut, parts: list[Part]) -> None:
@@ -157,7 +165,20 @@ def _commitment(kind: Kind, count: int, root: bytes) -> bytes:
 
 def commit(kind: Kind, seed: bytes, parts: Sequence[Part]) -> bytes:
     """The 32-byte commitment to `parts` in their order, salted from the 32-byte `seed`."""
-    return _commitment(kind, len(parts), merkle.root(_leaves(kind, seed, parts)))
+    return _commitment(kind, len(parts), merkle.root_of_hashes(_leaf_hashes(kind, seed, parts)))
+
+
+def _leaf_hashes(kind: Kind, seed: bytes, parts: Sequence[Part]) -> list[bytes]:
+    """merkle.leaf_hash of each of `_leaves`, written out: this runs for every part of every answer."""
+    if len(seed) != SEED_LENGTH:
+        raise fields.FieldError(f"the opening seed has {SEED_LENGTH} bytes", field="seed")
+    salted = b"".join((_SALT_TAG, seed, kind.encode(), b"\0"))
+    hashes = []
+    for name, data in parts:
+        encoded = name.encode()
+        salt = sha256(salted + encoded).digest()[:16]
+        hashes.append(sha256(b"".join((_LEAF_PREFIX, salt, len(encoded).to_bytes(2), encoded, data))).digest())
+    return hashes
 
 
 @dataclass(frozen=True, slots=True)

@@ -77,6 +77,18 @@ def root(leaves: Sequence[bytes]) -> bytes:
     return tree(leaves)[-1][0] if leaves else EMPTY_LIST_ROOT
 
 
+def root_of_hashes(level: Sequence[bytes]) -> bytes:
+    """The root over leaf hashes, without keeping the levels."""
+    if not level:
+        return EMPTY_LIST_ROOT
+    while len(level) > 1:
+        above = [sha256(b"\x01" + level[at] + level[at + 1]).digest() for at in range(0, len(level) - 1, 2)]
+        if len(level) & 1:
+            above.append(level[-1])
+        level = above
+    return level[0]
+
+
 def path_in(levels: Sequence[Sequence[bytes]], index: int) -> list[bytes]:
     """The inclusion path of one leaf, from the leaf up, out of `tree`'s levels."""
     if not levels or not 0 <= index < len(levels[0]):
