@@ -17,7 +17,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import Enum
 from hashlib import sha256
-from typing import Self
+from typing import Self, cast
 
 from avow.chain.state import history as history_nodes
 from avow.chain.state import tree
@@ -92,7 +92,9 @@ class Candidate:
         return app_hash(self.state_root, self.history.root())
 
 
-Changes = Mapping[bytes, bytes | None] | Iterable[tuple[bytes, bytes | None]]
+Pairs = Iterable[tuple[bytes, bytes | None]]
+Changes = Mapping[bytes, bytes | None] | Pairs
+"""Keys and their new values; None removes."""
 
 
 class Store(ABC):
@@ -168,7 +170,8 @@ class Store(ABC):
 
     def prepare(self, changes: Changes, leaves: Sequence[bytes] = ()) -> Candidate:
         """The state after these changes and these new history leaves; each key once. Writes nothing."""
-        values = tuple(sorted(changes.items() if isinstance(changes, Mapping) else changes))
+        pairs = cast("Pairs", changes.items() if isinstance(changes, Mapping) else changes)
+        values = tuple(sorted(pairs))
         hashed = [(sparse_path(key), None if value is None else sha256(value).digest()) for key, value in values]
         state_root, pages = tree.update(self._read_pages, hashed) if hashed else (self._committed.state_root, {})
         history, nodes = history_nodes.extend(self._committed.history, leaves)
