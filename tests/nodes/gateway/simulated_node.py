@@ -29,7 +29,6 @@ from avow.receipt.requester import Requester
 from avow.receipt.statement import Method
 from avow.receipt.stream import stream_parts
 
-
 METADATA = b"""{"name": "length", "platform": "simulator", "inputs": [{"name": "text", "datatype": "BYTES", "shape": [-1]}],
 "outputs": [{"name": "length", "datatype": "INT64", "shape": [1]}]}"""
 
