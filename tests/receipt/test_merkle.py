@@ -214,6 +214,16 @@ def test_the_history_grows_by_appending(size: int) -> None:
             )
 
 
+def test_fixed_roots() -> None:
+    """Ours, so that a changed tag or order cannot go unnoticed: the specification's own numbers."""
+    assert merkle.MountainRange().root() == sha256(b"\x0eavow/history/1" + bytes(8)).digest()
+    three = MountainRange().append(b"a").append(b"b").append(b"c")
+    peaks = [merkle.root([b"a", b"b"]), merkle.root([b"c"])]
+    assert three.peaks == tuple(peaks)
+    assert three.root() == sha256(b"\x0eavow/history/1" + (3).to_bytes(8) + peaks[0] + peaks[1]).digest()
+    assert merkle.tree([]) == []
+
+
 def test_history_proofs_of_odd_hashes_and_sizes_are_refused() -> None:
     with pytest.raises(NotIncluded, match="32 bytes"):
         merkle.root_from_history(b"", 0, HistoryProof(2, (b"\0" * 31,), ()))
