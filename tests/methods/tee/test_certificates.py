@@ -45,7 +45,15 @@ def test_a_chain_that_is_valid_since_the_epoch():
     assert verify(early, now_ms=0).valid_from_ms == 0
 
 
+SERIAL = b"\x02\x05\x12\x34\x56\x78\x90"
+V3 = b"\xa0\x03\x02\x01\x02"
+INNER_SHA384, INNER_SHA256 = bytes.fromhex("06082a8648ce3d040303"), bytes.fromhex("06082a8648ce3d040302")
+NO_AUTHORITY = bytes.fromhex("a31d301b300c0603551d130101ff04023000")
+NO_AUTHORITY_BUT_A_PATH_LENGTH = bytes.fromhex("a320301e300f0603551d130101ff04053003020100")
+
+
 ACCEPTED = {
+    "serial number 1": with_plan(ZONE, edit=(SERIAL, b"\x02\x01\x01")),
     "no path length": with_plan(REGION, constraints=(True, None)),
     "path length as long as needed": with_plan(ROOT, constraints=(True, 3)),
     "key usage of an authority not critical": with_plan(REGION, usage_critical=False),
@@ -64,10 +72,6 @@ def test_a_chain_at_the_edge_of_a_rule_holds(case):
     verify(ACCEPTED[case])
 
 
-SERIAL = b"\x02\x05\x12\x34\x56\x78\x90"
-V3 = b"\xa0\x03\x02\x01\x02"
-INNER_SHA384, INNER_SHA256 = bytes.fromhex("06082a8648ce3d040303"), bytes.fromhex("06082a8648ce3d040302")
-
 REFUSED = {
     "root not marked as authority": (with_plan(ROOT, constraints=None), errors.BasicConstraints, ROOT),
     "root marked as no authority": (with_plan(ROOT, constraints=(False, None)), errors.BasicConstraints, ROOT),
@@ -81,6 +85,11 @@ REFUSED = {
     ),
     "target an authority": (with_plan(LEAF, constraints=(True, None)), errors.BasicConstraints, LEAF),
     "target an authority with a path length": (with_plan(LEAF, constraints=(True, 0)), errors.BasicConstraints, LEAF),
+    "target with a path length": (
+        with_plan(LEAF, edit=(NO_AUTHORITY, NO_AUTHORITY_BUT_A_PATH_LENGTH)),
+        errors.BadCertificate,
+        None,
+    ),
     "root's path one too short": (with_plan(ROOT, constraints=(True, 2)), errors.PathTooLong, ROOT),
     "region's path one too short": (with_plan(REGION, constraints=(True, 1)), errors.PathTooLong, REGION),
     "zone's path one too short": (with_plan(ZONE, constraints=(True, 0)), errors.PathTooLong, ZONE),

@@ -49,6 +49,13 @@ def test_something_else_is_refused(expectation, error, attestation):
         expectation.check(attestation, now_ms=NOW_MS)
 
 
+def test_a_refusal_tells_expected_and_found():
+    for attestation, found in ((ATTESTATION, b"key".hex()), (BARE, None)):
+        with pytest.raises(errors.UnexpectedPublicKey) as refused:
+            Expectation(public_key=b"other").check(attestation, now_ms=NOW_MS)
+        assert refused.value.fields == {"expected": b"other".hex(), "found": found}
+
+
 def test_age_is_judged_to_the_millisecond():
     young = Expectation(max_age_ms=1000)
     young.check(ATTESTATION, now_ms=NOW_MS + 1000)

@@ -129,7 +129,7 @@ def _check_authority(certificate: Certificate, position: int, followers: int) ->
 
 def _check_target(certificate: Certificate, position: int) -> None:
     constraints = certificate.basic_constraints
-    if constraints is not None and (constraints.authority or constraints.path_length is not None):
+    if constraints is not None and constraints.authority:  # a path length without it does not parse
         raise BasicConstraints("the target is marked as an authority", position=position)
     if not certificate.signs_data:
         raise KeyUsage("the key is not for signing data", position=position)
