@@ -3,6 +3,11 @@
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
+
+# A shared machine is slow now and then: that is no finding of a property test.
+settings.register_profile("avow", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("avow")
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 
