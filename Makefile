@@ -1,5 +1,5 @@
 # Two commands do all the set-up: `make run` and `make test`.
-PYTHON ?= python3.11
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
 MODEL ?= smollm2-135m-instruct
 PORT ?= 8600
 VENV := .venv
