@@ -16,7 +16,7 @@ from hashlib import sha256
 from typing import Self
 
 from avow.chain.errors import BadGenesis
-from avow.errors import EncodingError
+from avow.errors import InputError
 from avow.receipt import fields
 from avow.receipt.encoding import Value, decode, encode
 from avow.receipt.requester import eip155_chain_id
@@ -112,7 +112,7 @@ class Genesis:
                 **{name: fields.integer(item[name], name, maximum=1 << 53) for name in ("time_ms", *_NUMBERS)},
             )
             stated = fields.text(item["chain_id"], "chain_id", max_length=32)
-        except EncodingError as error:
+        except InputError as error:
             raise BadGenesis(error.detail) from error
         if stated != genesis.chain_id:
             raise BadGenesis("the chain id does not belong to this genesis", stated=stated, found=genesis.chain_id)
