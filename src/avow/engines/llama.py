@@ -24,14 +24,14 @@ from typing import Any, Literal, cast
 
 from avow.engines.completion import Completion, Emit
 from avow.engines.errors import (
-    ContextTooLong,
     EngineClosed,
     EngineFailed,
-    InvalidRequest,
+    InvalidOptions,
     UnsupportedParameter,
     WrongKind,
 )
 from avow.engines.grammar import Grammar, any_object, schema_grammar
+from avow.engines.llama_answers import StreamReader, by_character, refused
 from avow.engines.openai import NEUTRAL, ChatBody, chat_body
 from avow.engines.options import Options
 from avow.engines.prompt import Turn, added_digest, tools_text, turns
@@ -244,11 +244,24 @@ class LlamaEngine:
         try:
             params.hostnames = [str(folder / "closed.sock")]
             params.api_keys = [token_hex(32)]
-            return xllamacpp.Server(params)
+            server = xllamacpp.Server(params)
+            self._try(server)
+            return server
         except (RuntimeError, ValueError, MemoryError) as error:
             raise EngineFailed("the engine cannot load this model", program=self._program.manifest.name) from error
         finally:
             shutil.rmtree(folder, ignore_errors=True)
+
+    def _try(self, server: Any) -> None:
+        """One token, so that a template that does not render is noticed now.
+
+        It is needed for another reason too: the library's constructor returns before its loop runs, and a server that is
+        freed before that is never told to stop: freeing it would wait for ever.
+        """
+        job = {"messages": [{"role": "user", "content": "."}], "max_tokens": 1, "cache_prompt": False}
+        answer = server.handle_chat_completions(job)
+        if "error" in answer:
+            raise InvalidOptions("the model's template cannot be rendered", engine=self.name, option="template")
 
     @contextmanager
     def _work(self) -> Iterator[None]:
@@ -297,7 +310,7 @@ class LlamaEngine:
 
     def _run_stream(self, job: dict[str, Any], plan: _Plan, completion: Completion) -> None:
         parser = ToolCallParser() if plan.tools.mode != "none" else None
-        progress = _Progress(completion)
+        progress = StreamReader(completion)
         failure: list[BaseException] = []
 
         def receive(piece: dict[str, Any]) -> bool:
@@ -334,7 +347,7 @@ class LlamaEngine:
             for event in [*parser.feed(text), *parser.finish()]:
                 completion.take(event)
         else:
-            for words, tokens in _by_character(text, entries, top):
+            for words, tokens in by_character(text, entries, top):
                 completion.take(Words(words), tokens)
         if not completion.cancelled:
             completion.end_choice(choice["finish_reason"])
@@ -348,73 +361,5 @@ class LlamaEngine:
         if answer is None:
             return {}
         if "error" in answer:
-            raise _refused(answer["error"])
+            raise refused(answer["error"])
         return cast("dict[str, Any]", answer)
-
-
-class _Progress:
-    """Reads the library's stream: texts, token counts, the end."""
-
-    def __init__(self, completion: Completion) -> None:
-        self._usage = completion.usage
-        self._before = completion.usage.completion
-        self._reason: str | None = None
-
-    def read(self, piece: dict[str, Any]) -> Iterator[str]:
-        if "error" in piece:
-            raise _refused(piece["error"])
-        timings = piece.get("timings")
-        if timings:
-            self._usage.prompt = timings["prompt_n"] + timings["cache_n"]
-            self._usage.completion = self._before + timings["predicted_n"]
-        for choice in piece["choices"]:
-            self._reason = choice["finish_reason"] or self._reason
-            text = choice["delta"].get("content")
-            if text:
-                yield text
-
-    def finish_reason(self) -> str:
-        if self._reason is None:
-            raise EngineFailed("the engine stopped without an end")
-        return self._reason
-
-
-def _refused(error: Mapping[str, Any]) -> InvalidRequest | EngineFailed:
-    """The library's error as ours. Its text is not passed on, but for the token counts."""
-    if error.get("type") == "exceed_context_size_error":
-        return ContextTooLong(
-            f"the prompt has {error.get('n_prompt_tokens')} tokens, the context {error.get('n_ctx')}",
-            param="messages",
-            context=int(error.get("n_ctx", 0)),
-        )
-    return EngineFailed("the engine refused the request", engine_code=int(error.get("code", 0)))
-
-
-def _by_character(text: str, entries: list[dict[str, Any]], top: int) -> Iterator[tuple[str, list[dict[str, Any]]]]:
-    """Splits `text` along its tokens, keeping tokens together that share a character.
-
-    Tokens beyond the text (a stop text, the end mark) are left out.
-    """
-    data, start, end = text.encode(), 0, 0
-    held: list[dict[str, Any]] = []
-    for entry in entries:
-        if end >= len(data):
-            break
-        end += len(entry["bytes"])
-        held.append(_logprob(entry, top))
-        piece = data[start:end]
-        try:
-            words = piece.decode()
-        except UnicodeDecodeError:
-            continue
-        if words:
-            yield words, held
-            start, held = end, []
-    if start < len(data):
-        yield data[start:].decode(errors="replace"), held
-
-
-def _logprob(entry: dict[str, Any], top: int) -> dict[str, Any]:
-    fields = {name: entry[name] for name in ("token", "logprob", "bytes")}
-    best = [{name: other[name] for name in ("token", "logprob", "bytes")} for other in entry["top_logprobs"][:top]]
-    return {**fields, "top_logprobs": best}

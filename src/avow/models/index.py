@@ -175,7 +175,7 @@ class WheelFetcher:
         return found[0]
 
     def _follow(self, process: subprocess.Popen[str], wheel: Wheel) -> str:
-        """Reports pip's progress lines ("Progress 1024 of 4096"); returns the last other line."""
+        """Reports pip's progress lines ("Progress 1024 of 4096"); returns its first error, else its last line."""
         tail = ""
         label = f"downloading {wheel.package} {wheel.version}"
         total = self._total or None
@@ -184,7 +184,7 @@ class WheelFetcher:
             words = line.split()
             if len(words) == 4 and words[0] == "Progress" and words[1].isdigit():
                 self._progress(self._done + min(int(words[1]), wheel.size or int(words[1])), total, label)
-            elif words:
+            elif words and not tail.startswith("ERROR"):
                 tail = line.strip()[:300]
         process.wait()
         return tail
