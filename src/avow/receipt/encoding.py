@@ -203,7 +203,7 @@ def from_base64url(text: str, *, max_bytes: int = MAX_BYTES) -> bytes:
 
 def to_json(value: Value) -> bytes:
     """The JSON view (rule 4), canonical bytes."""
-    return json.dumps(_view(value), ensure_ascii=False, separators=(",", ":"), sort_keys=True).encode("utf-8")
+    return json.dumps(_view(value), ensure_ascii=False, separators=(",", ":")).encode("utf-8")
 
 
 def _view(value: Value) -> Any:
@@ -214,10 +214,15 @@ def _view(value: Value) -> Any:
     if isinstance(value, list):
         return [_view(item) for item in value]
     if isinstance(value, dict):
-        return {key: _view(item) for key, item in value.items()}
+        return {key: _view(value[key]) for key in sorted(value, key=_utf16)}
     if isinstance(value, int) and not isinstance(value, bool) and abs(value) > _SAFE_INTEGER:
         return f"int:{value}"
     return value
+
+
+def _utf16(name: str) -> bytes:
+    """RFC 8785 §3.2.3 orders names by their UTF-16 code units."""
+    return name.encode("utf-16-be", "surrogatepass")
 
 
 def _view_bytes(data: bytes) -> str:
@@ -236,6 +241,7 @@ def from_json(data: bytes, *, max_bytes: int = 2 * MAX_BYTES) -> Value:
     """The value whose JSON view is `data`. Raises EncodingError when `data` is not that view, byte for byte."""
     if len(data) > max_bytes:
         raise TooLarge("JSON text is too large", size=len(data), limit=max_bytes)
+    _check_items(data)
     try:
         parsed = json.loads(data.decode("utf-8"), parse_float=_refuse_number, parse_constant=_refuse_number)
         value = _unview(parsed, 0)
@@ -249,6 +255,17 @@ def from_json(data: bytes, *, max_bytes: int = 2 * MAX_BYTES) -> Value:
     return value
 
 
+def _check_items(data: bytes) -> None:
+    """Refuse JSON of more items than CBOR may hold, before a parser makes objects of them. Counts outside of strings; linear."""
+    bare = data.replace(b"\\\\", b"").replace(b'\\"', b"")
+    if bare.count(b'"') > 4 * MAX_ITEMS:
+        raise TooLarge("too many items", limit=MAX_ITEMS)
+    outside = b'""'.join(bare.split(b'"')[::2])
+    opened = outside.count(b"[") + outside.count(b"{") - outside.count(b"[]") - outside.count(b"{}")
+    if 1 + outside.count(b",") + opened > MAX_ITEMS:
+        raise TooLarge("too many items", limit=MAX_ITEMS)
+
+
 def _refuse_number(text: str) -> Any:
     raise EncodingError("floats have no place in a receipt", text=text[:32])
 
@@ -257,7 +274,9 @@ def _unview(value: Any, depth: int) -> Value:
     if depth > MAX_DEPTH:
         raise EncodingError("nested too deep", limit=MAX_DEPTH)
     if isinstance(value, str):
-        prefix, _, rest = value.partition(":")
+        prefix, colon, rest = value.partition(":")
+        if not colon:
+            return value
         if prefix == "utf8":
             return rest.encode("utf-8")
         if prefix == "hex":
@@ -270,7 +289,7 @@ def _unview(value: Any, depth: int) -> Value:
             number = int(rest)
             _check_value(number, depth)
             return number
-        return rest if prefix == "text" and value.startswith("text:") else value
+        return rest if prefix == "text" else value
     if isinstance(value, list):
         return [_unview(item, depth + 1) for item in value]
     if isinstance(value, dict):

@@ -190,11 +190,20 @@ def verify_partial(
     found.append(Check(CheckName.STREAM, Outcome.WARN, detail))
     found.append(Check(CheckName.SETTLEMENT, Outcome.SKIPPED, "a broken stream's receipt does not settle"))
     passed = {check.name.value for check in found if check.outcome is Outcome.PASS}
-    missing = [demand for demand in require if demand not in passed and demand != receipt.method.label]
+    if receipt.method is Method.VANILLA and CheckName.STANDING.value in passed:
+        passed.add(receipt.method.label)  # tee is never met here: no attestation is shown
+    missing = [demand for demand in require if demand not in passed]
     if missing:
         said = f"demanded and not there: {', '.join(missing)}"
         found.append(Check(CheckName.REQUIRED, Outcome.FAIL, said, "not_met"))
-    return Report(receipt.id, tuple(found), ("that this is the whole answer: it is what came before the stream broke",))
+    return Report(receipt.id, tuple(found), _NOT_PROVEN)
+
+
+_NOT_PROVEN = (
+    "that this is the whole answer: it is what came before the stream broke",
+    "which program and which engine made it: the signed heads do not name them",
+    "when it was made: nothing in it is dated, so the key may have lost its standing before it signed",
+)
 
 
 def _guarded(name: CheckName, check: Callable[[], Check]) -> Check:
@@ -230,7 +239,7 @@ def _standing(receipt: PartialReceipt, trust: TrustPolicy | None, now_ms: int) -
     except NotAnchored as error:
         return Check(name, Outcome.SKIPPED, error.detail, error.code)
     record = check_key(receipt.standing, receipt.signing_key, trust, shown_ms, receipt.method)
-    detail = f"the key stood registered for {record.method.label} when the stream began"
+    detail = f"the key stood registered for {record.method.label} at the block shown"
     if record.method is Method.TEE:
         return Check(name, Outcome.WARN, detail + "; its attestation is vouched for by the chain alone")
     return Check(name, Outcome.PASS, detail)

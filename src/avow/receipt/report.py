@@ -78,6 +78,10 @@ VERDICT: dict[tuple[CheckName, Outcome], Verdict] = {
 _WORST = (Verdict.FAIL, Verdict.UNANCHORED, Verdict.WARN, Verdict.PASS)
 
 
+def _visible(character: str) -> str:
+    return character if character.isprintable() else character.encode("unicode_escape").decode("ascii")
+
+
 @dataclass(frozen=True, slots=True)
 class Check:
     """One check's outcome, with a sentence for people and, for a failure, the stable code of its cause."""
@@ -86,6 +90,11 @@ class Check:
     outcome: Outcome
     detail: str
     code: str = ""
+
+    def __post_init__(self) -> None:
+        """Receipts are written by strangers: what is no visible character is shown as its escape, never sent to a terminal."""
+        if not self.detail.isprintable():
+            object.__setattr__(self, "detail", "".join(map(_visible, self.detail)))
 
     def as_json(self) -> dict[str, str]:
         view = {"name": self.name.value, "outcome": self.outcome.value, "detail": self.detail}

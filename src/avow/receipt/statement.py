@@ -213,7 +213,7 @@ class Private:
             requester=None if item["requester"] is None else fields.octets(item["requester"], "requester", 20),
             started_ms=fields.integer(item["started_ms"], "started_ms", maximum=fields.MAX_TIME_MS),
             ended_ms=fields.integer(item["ended_ms"], "ended_ms", maximum=fields.MAX_TIME_MS),
-            usage=tuple(sorted((name, fields.integer(count, f"usage.{name}")) for name, count in usage.items())),
+            usage=tuple(sorted((name, fields.integer(count, f"usage.{name[:64]!r}")) for name, count in usage.items())),
             stream=_stream_end(item["stream"]),
             complete=fields.boolean(item["complete"], "complete"),
         )

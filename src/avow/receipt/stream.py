@@ -96,7 +96,7 @@ def assemble(chunks: Sequence[bytes]) -> bytes:
     for data in chunks:
         try:
             chunk = _decode(data)
-        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
             raise MalformedChunk("a chunk is not JSON") from error
         if not isinstance(chunk, dict):
             raise MalformedChunk("a chunk is not an object")
@@ -117,7 +117,10 @@ def assemble(chunks: Sequence[bytes]) -> bytes:
     }
     if first.get("system_fingerprint") is not None:
         body["system_fingerprint"] = first["system_fingerprint"]
-    return _encode(body)
+    try:
+        return _encode(body)
+    except RecursionError as error:
+        raise MalformedChunk("a chunk is nested too deep") from error
 
 
 def _listed(value: object) -> list[dict[str, Any]]:

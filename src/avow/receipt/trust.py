@@ -4,7 +4,8 @@ Rules:
 1. A policy pins a chain id, a validator set at a height and time, the attestation roots, and the methods accepted.
    `measurements` and `programs`, where given, narrow it further; empty means "whatever the chain allows".
 2. A signed block is anchored when its chain id is the pinned one, more than two thirds of its own validators signed it, and those are
-   the pinned validators or carry at least a third of the pinned power (CometBFT, "Light client", skipping verification).
+   the pinned validators or carry more than a third of the pinned power (CometBFT, "Light client", skipping verification).
+   So it is the pinned power that counts: a block's own set can be of anybody's making. Its signatures are looked at last.
 3. Outside the trusting period around the pin, and once the pin itself is older than that, nothing is anchored: pin again, and
    refresh old receipts.
 
@@ -25,6 +26,7 @@ from avow.receipt.statement import Method
 VERSION = 1
 MAX_POLICY = 1 << 20
 DAY_MS = 24 * 3600 * 1000
+ROOT_KINDS = ("nitro", "development")
 
 T = TypeVar("T")
 
@@ -65,8 +67,18 @@ class TrustPolicy:
     measurements: tuple[bytes, ...] = ()
     programs: tuple[bytes, ...] = field(default=())
 
-    def check_anchor(self, block: SignedBlock, now_ms: int) -> int:
-        """Rules 2 and 3. Returns the number of validators that could have stopped it (the size of the block's set).
+    @property
+    def fewest_to_forge(self) -> int:
+        """How many of the pinned validators could together sign a block that rule 2 accepts; 1 where one alone could."""
+        total, power = sum(validator.power for validator in self.validators), 0
+        for count, validator in enumerate(light.sorted_validators(self.validators), 1):
+            power += validator.power
+            if power * 3 > total:
+                return count
+        return 0
+
+    def check_anchor(self, block: SignedBlock, now_ms: int) -> None:
+        """Rules 2 and 3.
 
         Raises NotAnchored (outside the trusting period), or the light client's errors.
         """
@@ -79,10 +91,11 @@ class TrustPolicy:
                 "the block is outside the trusting period of the pinned trust",
                 hint="`avow receipts refresh` re-anchors an old receipt",
             )
-        light.verify_commit(self.chain_id, block.validators, block.signed_header)
+        if header.chain_id != self.chain_id:
+            raise light.WrongChain("the block is of another chain", expected=self.chain_id, found=header.chain_id)
         if block.validators != self.validators:
             light.verify_overlap(self.chain_id, self.validators, block.signed_header)
-        return len(block.validators)
+        light.verify_commit(self.chain_id, block.validators, block.signed_header)
 
     def root(self, fingerprint: bytes | None) -> AttestationRoot | None:
         """The pinned root with this SHA-256 of its certificate."""
@@ -144,9 +157,7 @@ class TrustPolicy:
             max_standing_age_ms=_typed(view["max_standing_age_ms"], int),
             methods=tuple(known[label] for label in view["methods"]),
             attestation_roots=tuple(
-                AttestationRoot(
-                    _typed(item["name"], str), _typed(item["kind"], str), bytes.fromhex(item["certificate"])
-                )
+                AttestationRoot(_typed(item["name"], str), _kind(item["kind"]), bytes.fromhex(item["certificate"]))
                 for item in view["attestation_roots"]
             ),
             measurements=tuple(bytes.fromhex(item) for item in view.get("measurements", ())),
@@ -167,6 +178,13 @@ _MEMBERS = {
     "measurements",
     "programs",
 }
+
+
+def _kind(value: Any) -> str:
+    """A kind that is not known must not pass for hardware."""
+    if value not in ROOT_KINDS:
+        raise BadPolicy("unknown kind of attestation root", hint=f"one of {', '.join(ROOT_KINDS)}")
+    return _typed(value, str)
 
 
 def _typed(value: Any, kind: type[T]) -> T:

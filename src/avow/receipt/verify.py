@@ -27,6 +27,8 @@ from dataclasses import dataclass
 
 from avow.errors import AvowError
 from avow.receipt.commitment import (
+    CommitmentMismatch,
+    Disclosure,
     Kind,
     Part,
     commit,
@@ -62,13 +64,18 @@ MethodCheck = Callable[[Receipt, KeyRecord | None, TrustPolicy | None], Check]
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """What the reader asks of a receipt. Bodies are bytes as on the wire; a streamed response may come as its parts."""
+    """What the reader asks of a receipt. Bodies are bytes as on the wire; a streamed response may come as its parts.
+
+    `answered_now`: the answer has only just come, so the key's standing is judged by `now_ms` too. Without it a key that was
+    revoked could still sign for the time before, since the statement's time is the node's word.
+    """
 
     now_ms: int
     request: bytes | None = None
     response: bytes | Sequence[Part] | None = None
     nonce: bytes | None = None
     require: tuple[str, ...] = ()
+    answered_now: bool = False
 
 
 def verify_receipt(
@@ -108,6 +115,7 @@ class _Verification:
         self.evidence = receipt.evidence
         self.hash = statement_hash(self.columns.pack(), private_hash(encode_trusted(self.private.to_value())))
         self.record: KeyRecord | None = None
+        self.anchored = False
 
     def checks(self) -> list[tuple[CheckName, Callable[[], Check]]]:
         return [
@@ -169,12 +177,21 @@ class _Verification:
         if not blocks:
             return Check(name, Outcome.SKIPPED, "the receipt shows no block")
         try:
-            sizes = [self.trust.check_anchor(block, self.question.now_ms) for block in blocks]
+            for block in blocks:
+                self.trust.check_anchor(block, self.question.now_ms)
         except NotAnchored as error:
             return Check(name, Outcome.SKIPPED, f"{error.detail}: {error.hint}", error.code)
-        if min(sizes) == 1:
-            return Check(name, Outcome.WARN, "one validator signs this chain: its operator could rewrite it")
-        return Check(name, Outcome.PASS, f"more than two thirds of {min(sizes)} validators signed the blocks shown")
+        self.anchored = True
+        fewest, pinned = self.trust.fewest_to_forge, len(self.trust.validators)
+        if fewest == 1:
+            return Check(
+                name, Outcome.WARN, "one pinned validator could sign alone: its operator could rewrite the chain"
+            )
+        return Check(
+            name,
+            Outcome.PASS,
+            f"the blocks shown are signed; it takes {fewest} of {pinned} pinned validators to forge one",
+        )
 
     def standing(self) -> Check:
         name = CheckName.STANDING
@@ -203,11 +220,22 @@ class _Verification:
             return Check(name, Outcome.FAIL, f"the key is {record.state.name.lower()}", "key_not_active")
         if record.until_ms is not None and ended > record.until_ms:
             return Check(name, Outcome.FAIL, "the key's registration had expired", "key_expired")
+        if ended + FUTURE_MS < record.from_ms:
+            return Check(name, Outcome.FAIL, "it ends before the key was registered", "key_not_yet_registered")
         age = abs(ended - shown_ms)
         limit = None if self.trust is None else self.trust.max_standing_age_ms
         if limit is not None and age > limit and (settled is None or shown_ms < ended):
             detail = f"the key's standing is shown {age // 1000} s away from the statement, more than {limit // 1000} s"
             return Check(name, Outcome.FAIL, detail, "standing_too_old")
+        since = self.question.now_ms - shown_ms
+        if self.question.answered_now and limit is not None and since > limit:
+            detail = f"the answer came just now, the key's standing is shown {since // 1000} s ago"
+            return Check(name, Outcome.FAIL, detail, "standing_too_old")
+        if not self.anchored:
+            detail = (
+                f"says that the key is registered for {record.method.label}; the block that shows it is not anchored"
+            )
+            return Check(name, Outcome.SKIPPED, detail)
         detail = f"the key stood registered for {record.method.label}, shown {age // 1000} s away"
         return Check(name, Outcome.PASS, detail)
 
@@ -276,31 +304,41 @@ class _Verification:
     ) -> Check:
         """Compare parts with their commitment, or single disclosed parts with theirs."""
         opening = self.receipt.opening
+        disclosed = self._disclosed(kind, commitment)
         if opening is not None and parts is not None:
+            if len({part for part, _ in parts}) != len(parts):
+                return Check(name, Outcome.FAIL, f"the {kind} shows two parts under one name", "ambiguous_parts")
             if commit(kind, opening.seed, parts) != commitment:
                 return Check(name, Outcome.FAIL, f"the {kind} shown is not the one committed", "commitment_mismatch")
             return Check(name, Outcome.PASS, f"the {kind} shown is the one committed ({len(parts)} parts)")
         if given:
             detail = f"the {kind} cannot be compared: this receipt has no opening"
             return Check(name, Outcome.FAIL, detail, "no_opening")
-        disclosed = [item for item in self.receipt.disclosures if item.kind == kind]
-        for item in disclosed:
-            verify_disclosure(item, commitment)
         if disclosed:
             shown = ", ".join(item.name for item in disclosed)
             return Check(name, Outcome.PASS, f"disclosed and as committed: {shown}; the rest is not shown")
         return Check(name, Outcome.SKIPPED, f"the {kind} is not shown: only its commitment is in the receipt")
 
+    def _disclosed(self, kind: Kind, commitment: bytes) -> list[Disclosure]:
+        """The parts disclosed alone, each checked whether or not the whole is shown too. Raises CommitmentMismatch."""
+        disclosed = [item for item in self.receipt.disclosures if item.kind == kind]
+        for item in disclosed:
+            verify_disclosure(item, commitment)
+        if len({item.name for item in disclosed}) != len(disclosed):
+            raise CommitmentMismatch(f"two parts of the {kind} are disclosed under one name")
+        return disclosed
+
     def stream(self) -> Check:
         name, stream = CheckName.STREAM, self.private.stream
+        expected = None if stream is None else stream.head + stream.chunks.to_bytes(8)
+        opening = self.receipt.opening
+        shown = None if opening is None else opening.response
+        if shown is not None and dict(shown).get("stream") != expected:
+            return Check(name, Outcome.FAIL, "the response shown is not of the stream stated", "wrong_stream")
         if stream is None:
             if not self.private.complete:
                 return Check(name, Outcome.WARN, "the answer is marked incomplete")
             return Check(name, Outcome.PASS, "an answer in one piece")
-        opening = self.receipt.opening
-        shown = None if opening is None or opening.response is None else dict(opening.response).get("stream")
-        if shown is not None and shown != stream.head + stream.chunks.to_bytes(8):
-            return Check(name, Outcome.FAIL, "the stream shown ends in another head", "wrong_stream")
         if not self.private.complete:
             return Check(name, Outcome.WARN, f"the stream was cut after {stream.chunks} chunks: it proves those alone")
         return Check(name, Outcome.PASS, f"a stream of {stream.chunks} chunks, delivered whole")
@@ -313,7 +351,11 @@ class _Verification:
         if self.private.nonce_source is NonceSource.GATEWAY:
             detail = "the gateway chose the nonce: the caller cannot tell the answer from a replay"
             return Check(name, Outcome.WARN, detail)
-        detail = "the nonce is the one that was sent" if expected is not None else "the caller chose the nonce"
+        detail = (
+            "the nonce is the one that was sent"
+            if expected is not None
+            else "the caller chose the nonce, says the node"
+        )
         return Check(name, Outcome.PASS, detail)
 
     def requester(self) -> Check:
@@ -332,7 +374,9 @@ class _Verification:
 
     def payment(self) -> Check:
         columns = self.columns
-        detail = f"{columns.amount} wei for {columns.units} units, charged to 0x{columns.payer.hex()}"
+        detail = (
+            f"{columns.amount} wei for {columns.units} units, to be charged to 0x{columns.payer.hex()} when it settles"
+        )
         return Check(CheckName.PAYMENT, Outcome.PASS, detail)
 
     def settlement(self) -> Check:
@@ -346,6 +390,11 @@ class _Verification:
         if self.trust is None:
             return Check(name, Outcome.SKIPPED, f"says height {settlement.height}; no trust policy is pinned")
         gap = settlement.block.header.time_ns // 1_000_000 - self.private.ended_ms
+        if gap < -FUTURE_MS:
+            return Check(name, Outcome.FAIL, "it ends after the block that settled it", "wrong_time")
+        if not self.anchored:
+            detail = f"says height {settlement.height}; the block that shows it is not anchored"
+            return Check(name, Outcome.SKIPPED, detail)
         detail = f"settled at height {settlement.height}, proven {max(gap, 0)} ms after the answer"
         return Check(name, Outcome.PASS, detail)
 
@@ -403,7 +452,10 @@ def _not_proven(receipt: Receipt, checks: Sequence[Check]) -> tuple[str, ...]:
     if receipt.statement.columns.method is Method.TEE and outcomes[CheckName.ATTESTATION] is Outcome.WARN:
         said.append("that hardware guarded the run: this enclave is a development process")
     if outcomes[CheckName.SETTLEMENT] is not Outcome.PASS:
-        said.append("that the network has accepted it: it is not settled")
+        said.append("that the network has accepted it: it is not shown to be settled")
+        said.append(
+            "when it was made: until it settles its time is the node's word, and its key may have lost its standing since"
+        )
     said.append("that the answer is true or good: a receipt shows how it was made")
     said.append("when it was made to the millisecond: times are the node's claim, the block's time is the network's")
     return tuple(said)
