@@ -13,6 +13,7 @@ from typing import Self
 import msgspec
 
 from avow.nodes.jobs import Signed
+from avow.nodes.splice import head, octets, text
 from avow.receipt.encoding import encode_trusted
 from avow.receipt.receipt import VERSION
 from avow.receipt.statement import Method
@@ -20,31 +21,8 @@ from avow.receipt.statement import Method
 _COLUMNS = struct.Struct(">Q32s20sBQ16sI")
 
 
-def _head(major: int, argument: int) -> bytes:
-    """Major type and argument in their shortest form (RFC 8949 §3)."""
-    first = major << 5
-    if argument < 24:
-        return bytes((first | argument,))
-    if argument < 1 << 8:
-        return bytes((first | 24, argument))
-    if argument < 1 << 16:
-        return bytes((first | 25,)) + argument.to_bytes(2)
-    if argument < 1 << 32:
-        return bytes((first | 26,)) + argument.to_bytes(4)
-    return bytes((first | 27,)) + argument.to_bytes(8)
-
-
-def _octets(data: bytes) -> bytes:
-    return _head(2, len(data)) + data
-
-
-def _text(text: str) -> bytes:
-    data = text.encode()
-    return _head(3, len(data)) + data
-
-
 _NAMES = {
-    name: _text(name)
+    name: text(name)
     for name in (
         "amount",
         "attestation",
@@ -72,8 +50,8 @@ _NAMES = {
         "version",
     )
 }
-_METHOD_TEXTS = {int(method): _text(method.label) for method in Method}
-_VERSION = _NAMES["version"] + _head(0, VERSION)
+_METHOD_TEXTS = {int(method): text(method.label) for method in Method}
+_VERSION = _NAMES["version"] + head(0, VERSION)
 
 
 class _Shared(msgspec.Struct, array_like=True, frozen=True, forbid_unknown_fields=True):
@@ -122,11 +100,11 @@ class Backing:
             before += [_NAMES["standing"], standing]
         after = []
         if attestation is not None:
-            after += [_NAMES["attestation"], _octets(attestation)]
-        after += [_NAMES["signing_key"], _octets(signing_key)]
+            after += [_NAMES["attestation"], octets(attestation)]
+        after += [_NAMES["signing_key"], octets(signing_key)]
         block = b""
         if registration_block is not None:
-            block = _NAMES["registration_block"] + _octets(registration_block)
+            block = _NAMES["registration_block"] + octets(registration_block)
         members = 4 + bool(standing) + (attestation is not None) + (registration_block is not None)
         stored = msgspec.msgpack.encode(shared)
         return cls(key, method, signing_key, standing, stored, b"".join(before), b"".join(after), block, members)
@@ -157,20 +135,20 @@ def assemble_receipt(
     names = _NAMES
     requester = b""
     if requester_signature is not None:
-        requester = names["requester_signature"] + _octets(requester_signature)
+        requester = names["requester_signature"] + octets(requester_signature)
     return b"".join(
         (
-            _head(5, 3 + bool(opening) + bool(settlement)),
+            head(5, 3 + bool(opening) + bool(settlement)),
             names["opening"] + opening if opening else b"",
             _VERSION,
             names["evidence"],
-            _head(5, backing.members + (requester_signature is not None)),
+            head(5, backing.members + (requester_signature is not None)),
             backing.before_signature,
             names["signature"],
-            _octets(signed.signature),
+            octets(signed.signature),
             backing.after_signature,
             names["previous_head"],
-            _octets(signed.previous_head),
+            octets(signed.previous_head),
             backing.registration_block,
             requester,
             names["statement"],
@@ -191,19 +169,19 @@ def _columns(packed: bytes) -> bytes:
         (
             b"\xa7",
             names["payer"],
-            _octets(payer),
+            octets(payer),
             names["units"],
-            _head(0, units),
+            head(0, units),
             names["amount"],
-            _octets(amount),
+            octets(amount),
             names["method"],
             _METHOD_TEXTS[method],
             names["number"],
-            _head(0, number),
+            head(0, number),
             names["program"],
-            _octets(program),
+            octets(program),
             names["price_version"],
-            _head(0, price_version),
+            head(0, price_version),
         )
     )
 
@@ -215,11 +193,11 @@ def opening_member(seed: bytes, endpoint: str, effective: bytes) -> bytes:
         (
             b"\xa3",
             names["seed"],
-            _octets(seed),
+            octets(seed),
             names["endpoint"],
-            _text(endpoint),
+            text(endpoint),
             names["effective"],
-            _octets(effective),
+            octets(effective),
         )
     )
 

@@ -17,9 +17,10 @@ from avow.nodes.errors import Cancelled, DeadlineExceeded, EngineFailure
 from avow.nodes.jobs import Begin, Chunks, Head, Job, Result, Terms
 from avow.nodes.opening import Opening, seal
 from avow.nodes.signer import Charge, Signer
+from avow.nodes.splice import PrivateEncoder
 from avow.receipt.commitment import commit, effective_parts, request_parts, response_parts
 from avow.receipt.requester import Requester
-from avow.receipt.statement import EngineIdentity, NonceSource, Private, StreamEnd
+from avow.receipt.statement import StreamEnd
 from avow.receipt.stream import assemble, chunk_mac, stream_next, stream_start
 
 log = logging.getLogger(__name__)
@@ -85,13 +86,8 @@ class _Prepared:
     started_ms: int
 
 
-@dataclass(frozen=True, slots=True)
-class _Ready:
-    """A chunk on its way to the loop, with the head that it leads to."""
-
-    data: bytes
-    mac: bytes | None
-    head: bytes
+_Ready = tuple[bytes, bytes | None, bytes]
+"""A chunk on its way to the loop: its bytes, its tag, and the head that it leads to."""
 
 
 class Run:
@@ -101,7 +97,7 @@ class Run:
         self,
         loop: asyncio.AbstractEventLoop,
         loaded: Loaded,
-        identity: EngineIdentity,
+        encoder: PrivateEncoder,
         signer: Signer,
         job: Job,
         terms: Terms,
@@ -110,14 +106,13 @@ class Run:
         self.job = job
         self._loop = loop
         self._loaded = loaded
-        self._identity = identity
+        self._encoder = encoder
         self._signer = signer
         self._terms = terms
         self._sink = sink
         self._seed = job.seed or os.urandom(32)
         self._cause: AvowError | None = None
-        self._flowing = threading.Event()
-        self._flowing.set()
+        self._paused: threading.Event | None = None
         self._ready: deque[_Ready] = deque()
         self._scheduled = False
         self._mac_key: bytes | None = None
@@ -143,7 +138,7 @@ class Run:
         if self._cause is not None or self._over:
             return
         self._cause = cause or Cancelled()
-        self._flowing.set()
+        self.resume()
         if self.job.stream:
             self._timers.append(self._loop.call_later(STOP_GRACE_S, self._fail, self._cause))
         else:
@@ -156,11 +151,13 @@ class Run:
 
     def pause(self) -> None:
         """Hold the engine at its next chunk until `resume`: the reader is slower than the engine."""
-        if self._cause is None:
-            self._flowing.clear()
+        if self._cause is None and self._paused is None:
+            self._paused = threading.Event()
 
     def resume(self) -> None:
-        self._flowing.set()
+        if self._paused is not None:
+            self._paused.set()
+            self._paused = None
 
     def _begin(self, begin: Begin) -> None:
         if not self._over:
@@ -173,11 +170,10 @@ class Run:
         data: list[bytes] = []
         macs: list[bytes] = []
         while ready:
-            chunk = ready.popleft()
-            data.append(chunk.data)
-            if chunk.mac is not None:
-                macs.append(chunk.mac)
-            self._sent_head = chunk.head
+            chunk, mac, self._sent_head = ready.popleft()
+            data.append(chunk)
+            if mac is not None:
+                macs.append(mac)
         if not data or self._over:
             return
         self._sent += len(data)
@@ -218,16 +214,12 @@ class Run:
         prepared, job = self._prepared, self.job
         assert prepared is not None
         signer = self._signer
-        private = Private(
-            chain_id=signer.chain_id,
-            node=signer.operator,
-            key=signer.key,
-            engine=self._identity,
+        private = self._encoder.encode(
             request=prepared.request_commitment,
             effective=prepared.effective_commitment,
             response=outcome.response_commitment,
             nonce=job.nonce,
-            nonce_source=NonceSource(job.nonce_source),
+            nonce_source=job.nonce_source,
             requester=job.requester,
             started_ms=prepared.started_ms,
             ended_ms=signer.stamp(max(prepared.started_ms, time.time_ns() // 1_000_000)),
@@ -361,12 +353,13 @@ class Run:
         self._head = head = stream_next(self._head, data)
         self._made.append(data)
         mac = None if self._mac_key is None else chunk_mac(self._mac_key, head)
-        self._ready.append(_Ready(data, mac, head))
+        self._ready.append((data, mac, head))
         if not self._scheduled:
             self._scheduled = True
             self._loop.call_soon_threadsafe(self._flush)
-        if not self._flowing.is_set():
-            self._flowing.wait()
+        paused = self._paused
+        if paused is not None:
+            paused.wait()
         return self._cause is not None
 
     def _outcome(

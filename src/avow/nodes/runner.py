@@ -18,6 +18,7 @@ from avow.nodes.errors import Busy, EndpointMismatch, MethodNotServed, UnknownPr
 from avow.nodes.jobs import CHAT, Job, Terms
 from avow.nodes.run import Loaded, Run, Sink
 from avow.nodes.signer import Signer
+from avow.nodes.splice import PrivateEncoder
 from avow.receipt.statement import EngineIdentity
 
 QUEUE_PER_SLOT = 16
@@ -32,10 +33,12 @@ class Runner:
         self.programs = dict(programs)
         self._loop = asyncio.get_running_loop()
         self._pools = {program: _Pool(loaded) for program, loaded in self.programs.items()}
-        self._identities = {
-            program: EngineIdentity(loaded.engine.name, loaded.engine.version, loaded.engine.runtime)
-            for program, loaded in self.programs.items()
-        }
+        self._encoders = {program: self._encoder(loaded) for program, loaded in self.programs.items()}
+
+    def _encoder(self, loaded: Loaded) -> PrivateEncoder:
+        engine, signer = loaded.engine, self.signer
+        identity = EngineIdentity(engine.name, engine.version, engine.runtime)
+        return PrivateEncoder(signer.chain_id, signer.operator, signer.key, identity)
 
     def start(self, job: Job, terms: Terms, sink: Sink) -> Run:
         """Queue a job. Raises UnknownProgram, MethodNotServed, EndpointMismatch or Busy; later errors go to the sink."""
@@ -46,7 +49,7 @@ class Runner:
             raise MethodNotServed("another method's key signs here", method=job.method)
         if (job.endpoint == CHAT) != (loaded.kind == "chat"):
             raise EndpointMismatch(f"a {loaded.kind} program does not answer at {job.endpoint}", program=loaded.name)
-        run = Run(self._loop, loaded, self._identities[job.program], self.signer, job, terms, sink)
+        run = Run(self._loop, loaded, self._encoders[job.program], self.signer, job, terms, sink)
         self._pools[job.program].put(run)
         run.watch()
         return run

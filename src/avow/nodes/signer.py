@@ -7,6 +7,7 @@ Rules:
 3. A number is given once. What is signed but never delivered is settled as void; it is not taken back.
 """
 
+import struct
 from dataclasses import dataclass
 
 from cryptography.hazmat.primitives import hashes
@@ -15,11 +16,9 @@ from cryptography.hazmat.primitives.asymmetric.utils import decode_dss_signature
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from avow.nodes.jobs import Signed
-from avow.receipt.encoding import encode_trusted
+from avow.nodes.splice import SignatureInputs
 from avow.receipt.statement import (
-    Columns,
     Method,
-    Private,
     cose_sign1,
     first_head,
     key_id,
@@ -27,12 +26,13 @@ from avow.receipt.statement import (
     private_hash,
     signature_input,
     statement_hash,
-    statement_payload,
     stream_payload,
 )
 from avow.receipt.stream import mac_key, shared_secret
 
 _ES256 = ec.ECDSA(hashes.SHA256())
+pack_columns = struct.Struct(">Q32s20sBQ16sI").pack
+"""statement.Columns.pack, rule 2 there."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,28 +60,28 @@ class Signer:
         self.key = key_id(self.signing_key)
         self.next_number = 0
         self._ended_ms = 0
+        self._inputs = SignatureInputs(chain_id, self.key)
         self.head = first_head(chain_id, self.key)
 
-    def sign(self, charge: Charge, private: Private) -> Signed:
-        """Number, chain and sign one statement. `private` names this signer's chain, operator and key."""
+    def sign(self, charge: Charge, private: bytes) -> Signed:
+        """Number, chain and sign one statement. `private`: CBOR that names this signer's chain, operator and key."""
         number = self.next_number
-        columns = Columns(
+        columns = pack_columns(
             number,
             charge.program,
             charge.payer,
             self.method,
             charge.units,
-            charge.amount,
+            charge.amount.to_bytes(16),
             charge.price_version,
-        ).pack()
-        encoded = encode_trusted(private.to_value())
-        digest = statement_hash(columns, private_hash(encoded))
+        )
+        digest = statement_hash(columns, private_hash(private))
         previous = self.head
         head = next_head(previous, digest)
-        signature = self._cose(statement_payload(self.chain_id, self.key, number, digest, head))
+        signature = self._sign(self._inputs.statement(number, digest, head))
         self.next_number = number + 1
         self.head = head
-        return Signed(number, digest, columns, encoded, previous, head, signature)
+        return Signed(number, digest, columns, private, previous, head, signature)
 
     def stamp(self, now_ms: int) -> int:
         """The time at which the next statement ends: never before the one before it, whatever the clock does."""
@@ -101,8 +101,10 @@ class Signer:
         return mac_key(shared_secret(self._transport, client_key), request, effective)
 
     def _cose(self, payload: bytes) -> bytes:
-        r, s = decode_dss_signature(self._signing.sign(signature_input(payload), _ES256))
-        return cose_sign1(r, s)
+        return self._sign(signature_input(payload))
+
+    def _sign(self, data: bytes) -> bytes:
+        return cose_sign1(*decode_dss_signature(self._signing.sign(data, _ES256)))
 
 
 def _point(private: ec.EllipticCurvePrivateKey) -> bytes:
