@@ -65,6 +65,15 @@ def test_control_characters_do_not_reach_the_terminal(avow, gateway):
     assert "\x07" not in ran.out
 
 
+def test_the_gateways_words_do_not_steer_the_terminal(avow, gateway):
+    gateway.refusal = (400, b'{"error":{"message":"\\u001b[2Jgone","code":"bad\\u0007"}}')
+    ran = avow("ask", "hello")
+    assert ran.code == 1
+    assert "gone" in ran.err
+    assert "\x07" not in ran.err
+    assert "\x1b[2J" not in ran.err
+
+
 def test_a_signed_request(avow, gateway, home):
     assert avow("ask", "hello", "--account", "alice").code == 2
     assert avow("key", "create", "alice").code == 0

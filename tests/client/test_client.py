@@ -200,6 +200,8 @@ def test_wrong_options_are_refused_before_anything_is_sent(client, gateway, netw
         client.chat("hello", model="echo", temperature=float("nan"))
     with pytest.raises(InputError):
         client.chat("hello", model="echo", program="abc")
+    with pytest.raises(InputError, match="stream"):
+        client.chat("hello", model="echo", stream=True)
     with pytest.raises(InputError):
         avow.Client(gateway.url, trust=network.trust(), require=("magic",), home=tmp_path)
     assert gateway.requests == []

@@ -141,3 +141,31 @@ async def test_the_asynchronous_client(network, gateway, tmp_path):
         assert "".join(chunk.choices[0].delta.content or "" for chunk in chunks if chunk.choices) == "You said: hello "
         assert avow.verify(receipt_of(chunks[-1]), network.trust(), now_ms=network.now_ms).ok
         assert len((await client.models.list()).data) == 2
+
+
+def test_leaving_a_stream_early_hangs_up(network, tmp_path):
+    import threading
+
+    from avow.errors import AvowError
+
+    gone = threading.Event()
+
+    def events(streamed):
+        yield begin_part(streamed)
+        try:
+            for event in streamed.events * 200:
+                yield event_parts(event)
+        finally:
+            gone.set()
+
+    with SimulatedGateway(network, events=events) as gateway:
+        http = openai.DefaultHttpxClient(transport=avow.openai_transport(**settings(network, tmp_path)))
+        with openai.OpenAI(base_url=f"{gateway.url}/v1", api_key="none", http_client=http) as client:
+            for leave in (0, 2):
+                gone.clear()
+                with client.chat.completions.create(model="echo", messages=MESSAGES, stream=True) as stream:
+                    for _ in range(leave):
+                        next(stream)
+                assert gone.wait(5)
+            with pytest.raises(AvowError):  # read to its end it is refused: the chunks repeat
+                list(client.chat.completions.create(model="echo", messages=MESSAGES, stream=True))

@@ -34,7 +34,7 @@ from avow.client.events import Comment, Data, EventReader
 from avow.client.exchange import Sent
 from avow.errors import AvowError, EncodingError, TooLarge
 from avow.receipt import fields
-from avow.receipt.commitment import commit, effective_parts, request_parts
+from avow.receipt.commitment import commit, effective_parts, request_parts, response_parts
 from avow.receipt.encoding import decode, from_base64url
 from avow.receipt.partial import PartialReceipt, check_key
 from avow.receipt.receipt import Opening, Receipt
@@ -49,7 +49,6 @@ from avow.receipt.stream import (
     mac_key,
     shared_secret,
     stream_next,
-    stream_parts,
     stream_start,
 )
 from avow.receipt.trust import TrustPolicy
@@ -134,9 +133,10 @@ class LiveStream:
         begun = self._start()
         if self._receipt.evidence.signing_key != begun.signing_key:
             raise StreamMismatch("another key signed the final statement than the stream's")
-        parts = stream_parts(self._chunks, self._head)
+        body = assemble(self._chunks)
+        parts = [*response_parts(body), ("stream", self._head + len(self._chunks).to_bytes(8))]
         report = check_receipt(self._sent, self._receipt, parts, self._trust, now_ms)
-        self.verified = Verified(assemble(self._chunks), self._receipt, report, tuple(parts))
+        self.verified = Verified(body, self._receipt, report, tuple(parts))
         return self.verified
 
     def cut(self, detail: str) -> StreamCut:

@@ -176,7 +176,9 @@ def _policy(url: str, trust: Trust, home: Path) -> TrustPolicy:
 
 
 def chat_body(messages: Messages, model: str, *, stream: bool, parameters: Mapping[str, Any]) -> bytes:
-    """The request of a chat. A text alone is the user's one message."""
+    """The request of a chat. A text alone is the user's one message. Raises InputError for what is no JSON."""
+    if "stream" in parameters:
+        raise InputError("stream is not a parameter here", hint="call `stream` for a stream, `chat` for an answer")
     listed = [{"role": "user", "content": messages}] if isinstance(messages, str) else list(messages)
     body: dict[str, Any] = {"model": model, "messages": listed, **parameters}
     if stream:

@@ -12,7 +12,7 @@ Rules:
 """
 
 import os
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Generator, Iterable, Iterator, Mapping
 from typing import Any
 from urllib.parse import unquote
 
@@ -89,9 +89,43 @@ def _whole(
     return _respond(request, response, body)
 
 
-def _respond(request: httpx2.Request, response: httpx2.Response, content: Any) -> httpx2.Response:
+def _respond(
+    request: httpx2.Request, response: httpx2.Response, content: "bytes | _Events | _AsyncEvents"
+) -> httpx2.Response:
     headers = [(name, value) for name, value in response.headers.multi_items() if name.lower() not in _HOP]
-    return httpx2.Response(response.status_code, headers=headers, content=content, request=request)
+    if isinstance(content, bytes):
+        return httpx2.Response(response.status_code, headers=headers, content=content, request=request)
+    return httpx2.Response(response.status_code, headers=headers, stream=content, request=request)
+
+
+class _Events(httpx2.SyncByteStream):
+    """Verified events. Closing early closes the gateway's connection, and the node stops."""
+
+    def __init__(self, events: Generator[bytes], response: httpx2.Response) -> None:
+        self._events = events
+        self._response = response
+
+    def __iter__(self) -> Iterator[bytes]:
+        return self._events
+
+    def close(self) -> None:
+        self._events.close()
+        self._response.close()
+
+
+class _AsyncEvents(httpx2.AsyncByteStream):
+    """The same, asynchronous."""
+
+    def __init__(self, events: AsyncGenerator[bytes], response: httpx2.Response) -> None:
+        self._events = events
+        self._response = response
+
+    def __aiter__(self) -> AsyncIterator[bytes]:
+        return self._events
+
+    async def aclose(self) -> None:
+        await self._events.aclose()
+        await self._response.aclose()
 
 
 def _receipt_event(first: bytes, receipt: Receipt) -> bytes:
@@ -142,10 +176,10 @@ class VerifyingTransport(httpx2.BaseTransport):
             return response
         session, sent = exchange
         if sent.stream and response.status_code == 200:
-            return _respond(request, response, self._events(session, sent, response))
+            return _respond(request, response, _Events(self._events(session, sent, response), response))
         return _whole(session, sent, request, response, sync.read_all(response))
 
-    def _events(self, session: Session, sent: Sent, response: httpx2.Response) -> Iterator[bytes]:
+    def _events(self, session: Session, sent: Sent, response: httpx2.Response) -> Generator[bytes]:
         live, first = session.stream(sent), b""
         try:
             for received in response.iter_raw():
@@ -193,10 +227,10 @@ class AsyncVerifyingTransport(httpx2.AsyncBaseTransport):
             return response
         session, sent = exchange
         if sent.stream and response.status_code == 200:
-            return _respond(request, response, self._events(session, sent, response))
+            return _respond(request, response, _AsyncEvents(self._events(session, sent, response), response))
         return _whole(session, sent, request, response, await asynchronous.read_all(response))
 
-    async def _events(self, session: Session, sent: Sent, response: httpx2.Response) -> AsyncIterator[bytes]:
+    async def _events(self, session: Session, sent: Sent, response: httpx2.Response) -> AsyncGenerator[bytes]:
         live, first = session.stream(sent), b""
         try:
             async for received in response.aiter_raw():
