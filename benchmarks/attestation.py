@@ -5,7 +5,6 @@ from tempfile import TemporaryDirectory
 
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
-from tests.methods.tee import builder
 
 from avow.methods.tee import certificates, verify
 from avow.methods.tee.attesters import DevelopmentAttester
@@ -13,6 +12,7 @@ from avow.methods.tee.attesters.development import wall_clock_ms
 from avow.methods.tee.document import parse_frame, parse_payload
 from avow.methods.tee.verify import verify_attestation
 from benchmarks.report import Benchmark, cpu_us, main
+from tests.methods.tee import builder
 
 
 def forget() -> None:

@@ -12,8 +12,6 @@ import tempfile
 import time
 from pathlib import Path
 
-from tests.chain.harness import ETHER, FAR_MS, START_MS, Chain, NodeKey, Statement, account, point, secret
-
 from avow.chain import abci
 from avow.chain.genesis import AllowedMeasurement
 from avow.chain.modules import bank, nodes, registry, settlement
@@ -26,6 +24,7 @@ from avow.receipt.encoding import tagged_hash
 from avow.receipt.requester import keccak256
 from avow.receipt.statement import Method, statement_payload, verify_signature
 from benchmarks.report import Benchmark, main
+from tests.chain.harness import ETHER, FAR_MS, START_MS, Chain, NodeKey, Statement, account, point, secret
 
 PAYERS = 100
 PROGRAMS = 10

@@ -1,6 +1,8 @@
-"""The gateway alone: what an answer with its receipt costs in front of a stub node, beside LiteLLM's proxy in front of a stub upstream.
+"""The gateway alone: what an answer with its receipt costs in front of a stub node.
 
-Both proxies run on one core, stubs and load on the others; rounds alternate. CPU time is the proxy process's own.
+Beside it, in the same run: LiteLLM's proxy in front of a stub upstream (the peer), and uvicorn that answers from memory (the
+floor: what any answer over HTTP costs here). Each runs on one core, stubs and load on the others; rounds alternate. CPU time
+is the proxy process's own.
 """
 
 import os
@@ -11,7 +13,7 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from benchmarks.report import Benchmark, main, percentile
@@ -30,10 +32,8 @@ from benchmarks.support.processes import (
 LITELLM = "litellm[proxy]==1.106.2"
 VENV = REPOSITORY / "build" / "litellm"
 ROUNDS = 5
-CHUNKS = 100
 BODY = b'{"model":"echo","messages":[{"role":"user","content":"What is the capital of France? Answer in one word."}]%s}'
 WHOLE = BODY % b""
-STREAM = BODY % b',"stream":true'
 
 
 @dataclass
@@ -119,6 +119,16 @@ general_settings:
         yield Peer("LiteLLM proxy", url, child.pid, {"authorization": "Bearer none"})
 
 
+@contextmanager
+def floor(folder: Path) -> Iterator[Peer]:
+    """Uvicorn on the measured core, answering from memory."""
+    port = free_port()
+    command = [sys.executable, "-m", "benchmarks.support.stub_openai", str(port)]
+    with process(command, cores=MEASURED_CORE, log=folder / "floor.log") as child:
+        wait_for(f"http://127.0.0.1:{port}/", child)
+        yield Peer("uvicorn from memory", f"http://127.0.0.1:{port}", child.pid, {})
+
+
 @dataclass
 class Measured:
     """Medians over rounds, per request."""
@@ -129,55 +139,83 @@ class Measured:
     wall_us: float
 
 
-def measure(
-    peer: Peer, body: bytes, *, count: int, clients: int, rounds: int = ROUNDS, headers: dict[str, str] | None = None
-) -> Measured:
-    data = load.request(peer.url, body, peer.headers | (headers or {}))
-    load.run(peer.url, data, count=max(clients, count // 4), clients=clients)  # warm-up
-    cpu, wall, latencies = [], [], []
+@dataclass(frozen=True)
+class Load:
+    """What is asked of one proxy in one round."""
+
+    peer: Peer
+    body: bytes
+    count: int
+    clients: int
+    headers: dict[str, str] = field(default_factory=dict)
+
+
+def measure(loads: list[Load], rounds: int = ROUNDS) -> list[Measured]:
+    """Each load once per round, one after the other, after a warm-up of all."""
+    requests = [load.request(item.peer.url, item.body, item.peer.headers | item.headers) for item in loads]
+    for item, request in zip(loads, requests, strict=True):
+        load.run(item.peer.url, request, count=max(item.clients, item.count // 2), clients=item.clients)
+    cpu: list[list[float]] = [[] for _ in loads]
+    wall: list[list[float]] = [[] for _ in loads]
+    latencies: list[list[float]] = [[] for _ in loads]
     for _ in range(rounds):
-        before = cpu_s(peer.pid)
-        times, seconds, _ = load.run(peer.url, data, count=count, clients=clients)
-        cpu.append((cpu_s(peer.pid) - before) / len(times) * 1e6)
-        wall.append(seconds / len(times) * 1e6)
-        latencies.extend(times)
-    return Measured(
-        statistics.median(cpu),
-        percentile(latencies, 0.5) * 1e3,
-        percentile(latencies, 0.99) * 1e3,
-        statistics.median(wall),
-    )
+        for place, (item, request) in enumerate(zip(loads, requests, strict=True)):
+            before = cpu_s(item.peer.pid)
+            times, seconds, _ = load.run(item.peer.url, request, count=item.count, clients=item.clients)
+            cpu[place].append((cpu_s(item.peer.pid) - before) / len(times) * 1e6)
+            wall[place].append(seconds / len(times) * 1e6)
+            latencies[place].extend(times)
+    return [
+        Measured(
+            statistics.median(cpu[place]),
+            percentile(latencies[place], 0.5) * 1e3,
+            percentile(latencies[place], 0.99) * 1e3,
+            statistics.median(wall[place]),
+        )
+        for place in range(len(loads))
+    ]
 
 
-CASES = (
-    # name, body, concurrency, requests of ours per round, of the peer's, CPU bar in µs, least ratio
-    ("JSON with receipt, c=1", WHOLE, 1, 1500, 60, 250, 20),
-    ("JSON with receipt, c=16", WHOLE, 16, 3200, 96, 250, 20),
-    (f"stream of {CHUNKS} chunks, c=1", STREAM, 1, 400, 12, 5 * CHUNKS, 100),
-    (f"stream of {CHUNKS} chunks, c=16", STREAM, 16, 800, 16, 5 * CHUNKS, 100),
-)
+CPU_BAR_US = 250
+PEER_BAR = 20
+CASES = ((1, 1500, 40), (16, 3200, 64))
+"""Callers at once, requests of ours per round, requests of the peer's."""
 
 
 def run() -> Benchmark:
     os.sched_setaffinity(0, OTHER_CORES)
-    benchmark = Benchmark("gateway", "The gateway alone (CPU of the gateway process; stubs and load on another core)")
+    benchmark = Benchmark("gateway", "The gateway alone: an answer with its receipt (CPU of the gateway process)")
     with tempfile.TemporaryDirectory() as name, ExitStack() as stack:
         folder = Path(name)
         ours = stack.enter_context(our_gateway(folder))
+        least = stack.enter_context(floor(folder))
         peer = stack.enter_context(litellm(folder)) if install_peer() else None
-        for case, body, clients, count, peer_count, bar, least in CASES:
-            mine = measure(ours, body, count=count, clients=clients)
-            theirs = measure(peer, body, count=peer_count, clients=clients, rounds=3) if peer else None
-            ratio = theirs.cpu_us / mine.cpu_us if theirs else None
-            benchmark.add(f"{case}: CPU", mine.cpu_us, "us", bar=bar)
+        for clients, count, peer_count in CASES:
+            loads = [Load(ours, WHOLE, count, clients), Load(least, WHOLE, count, clients)]
+            if peer:
+                loads.append(Load(peer, WHOLE, peer_count, clients))
+            mine, bare, *theirs = measure(loads)
+            case = f"c={clients}"
+            benchmark.add(f"{case}: {least.name}, CPU", bare.cpu_us, "us")
+            benchmark.add(
+                f"{case}: CPU", mine.cpu_us, "us", bar=CPU_BAR_US, peer=least.name, ratio=mine.cpu_us / bare.cpu_us
+            )
             benchmark.add(f"{case}: wall", mine.wall_us, "us")
-            benchmark.add(f"{case}: p50", mine.p50_ms, "ms")
+            benchmark.add(f"{case}: p50", mine.p50_ms, "ms", peer=least.name, ratio=mine.p50_ms / bare.p50_ms)
             benchmark.add(f"{case}: p99", mine.p99_ms, "ms")
-            if theirs and ratio:
-                benchmark.add(f"{case}: {peer.name}, CPU", theirs.cpu_us, "us")
-                benchmark.add(f"{case}: {peer.name}, p50", theirs.p50_ms, "ms")
+            if peer:
+                [other] = theirs
+                ratio = other.cpu_us / mine.cpu_us
+                benchmark.add(f"{case}: {peer.name}, CPU", other.cpu_us, "us")
+                benchmark.add(f"{case}: {peer.name}, p50", other.p50_ms, "ms")
                 benchmark.add(
-                    f"{case}: CPU, {peer.name} / ours", ratio, "x", bar=least, lower=False, peer=peer.name, ratio=ratio
+                    f"{case}: CPU of the peer / ours",
+                    ratio,
+                    "x",
+                    bar=PEER_BAR,
+                    lower=False,
+                    peer=peer.name,
+                    ratio=ratio,
                 )
         benchmark.add("resident memory", resident_mb(ours.pid), "MB")
         if peer:

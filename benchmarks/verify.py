@@ -1,12 +1,11 @@
 """What it costs a relying party to check one settled receipt: a warm library call, offline."""
 
-from tests.simulator import CHAT, Simulator
-
 from avow.methods import checks
 from avow.receipt.receipt import Receipt
 from avow.receipt.statement import Method, signature_input, statement_payload, verify_signature
 from avow.receipt.verify import Question
 from benchmarks.report import Benchmark, cpu_us, main
+from tests.simulator import CHAT, Simulator
 
 
 def run() -> Benchmark:

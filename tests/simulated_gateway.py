@@ -13,12 +13,11 @@ from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, Self
 
-from tests.simulator import CHAT, Simulator, Streamed, StreamEvent
-
 from avow.receipt.encoding import base64url, encode, from_base64url
 from avow.receipt.receipt import Receipt
 from avow.receipt.requester import Requester
 from avow.receipt.statement import Method
+from tests.simulator import CHAT, Simulator, Streamed, StreamEvent
 
 DONE = b"data: [DONE]\n\n"
 METHODS = {method.label: method for method in Method}

@@ -18,14 +18,13 @@ from pathlib import Path
 
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.asymmetric.utils import decode_dss_signature
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from avow.methods.registration import registration_digest
 from avow.methods.tee.attesters import DevelopmentAttester
 from avow.methods.tee.verify import verify_attestation
-from avow.receipt import light, merkle
+from avow.receipt import merkle
 from avow.receipt.commitment import commit, effective_parts, request_parts, response_parts
 from avow.receipt.encoding import Value, encode, tagged_hash
 from avow.receipt.evidence import (
@@ -37,19 +36,11 @@ from avow.receipt.evidence import (
     history_leaf,
 )
 from avow.receipt.light import (
-    BlockID,
-    BlockIDFlag,
-    Commit,
-    CommitSig,
-    Header,
-    SignedBlock,
     TransactionResult,
-    Validator,
 )
-from avow.receipt.merkle import HistoryProof, MountainRange, SparseProof
 from avow.receipt.receipt import Opening, Receipt
 from avow.receipt.requester import Requester
-from avow.receipt.standing import KEY_PREFIX, KeyRecord, KeyState, Standing, app_hash
+from avow.receipt.standing import KEY_PREFIX, KeyRecord, KeyState, Standing
 from avow.receipt.statement import (
     Columns,
     EngineIdentity,
@@ -68,11 +59,11 @@ from avow.receipt.statement import (
 )
 from avow.receipt.stream import assemble, chunk_mac, mac_key, shared_secret, stream_next, stream_parts, stream_start
 from avow.receipt.trust import AttestationRoot, TrustPolicy
+from tests.simulated_chain import SimulatedChain, history_proof, sparse_proof
 
 CHAT = "POST /v1/chat/completions"
 INFER = "POST /v2/models/length/infer"
 START_MS = 1_800_000_000_000
-BLOCK_MS = 1_000
 EFFECTIVE = b'{"max_tokens":64,"seed":7,"temperature":0.0,"template":"chatml"}'
 _ES256 = ec.ECDSA(hashes.SHA256(), deterministic_signing=True)
 
@@ -137,26 +128,16 @@ def point(private: ec.EllipticCurvePrivateKey) -> bytes:
     return private.public_key().public_bytes(Encoding.X962, PublicFormat.UncompressedPoint)
 
 
-class Simulator:
-    """See the module's text. `validators` have power 10 each; the first proposes."""
+class Simulator(SimulatedChain):
+    """See the module's text. `validators` have power 10 each."""
 
     def __init__(self, seed: int | str = 0, *, validators: int = 1, start_ms: int = START_MS) -> None:
         self.seed = f"avow-simulator/{seed}".encode()
-        self.chain_id = "avow-" + self._bytes("genesis").hex()[:16]
+        secrets = [self._bytes(f"validator {number}") for number in range(validators)]
+        super().__init__("avow-" + self._bytes("genesis").hex()[:16], secrets, start_ms)
         self.operator = self._bytes("operator")[:20]
         self.payer = self._bytes("payer")[:20]
-        self.now_ms = start_ms
         self.programs = {name: tagged_hash(b"avow/program/1", self._bytes(name)) for name in ("echo", "length")}
-        self._validators = sorted(
-            (Ed25519PrivateKey.from_private_bytes(self._bytes(f"validator {n}")) for n in range(validators)),
-            key=lambda key: light.validator_address(_raw(key)),
-        )
-        self.validators = tuple(Validator(_raw(key), 10) for key in self._validators)
-        self.state: dict[bytes, bytes] = {b"genesis": b"1"}
-        self.history: list[bytes] = []
-        self._range = MountainRange()
-        self._results: tuple[TransactionResult, ...] = ()
-        self.blocks: list[SignedBlock] = []
         self.attestation_roots: list[AttestationRoot] = []
         self.keys: dict[Method, NodeKey] = {}
         self._settlements: dict[bytes, tuple[Settlement, int, _Batch]] = {}
@@ -223,55 +204,14 @@ class Simulator:
         self.attestation_roots.append(AttestationRoot("simulated development enclave", "development", enclave.root))
         return document, held.measurement, held.payload_hash, held.root_fingerprint, held.valid_until_ms
 
-    # --- chain -----------------------------------------------------------------------------------------------------
-
-    def advance(self, results: Sequence[TransactionResult] = ()) -> SignedBlock:
-        """One more block, `BLOCK_MS` later; `results` are those of its transactions."""
-        self.now_ms += BLOCK_MS
-        previous = self.blocks[-1] if self.blocks else None
-        set_hash = light.validators_hash(self.validators)
-        header = Header(
-            block_version=11,
-            app_version=1,
-            chain_id=self.chain_id,
-            height=len(self.blocks) + 1,
-            time_ns=self.now_ms * 1_000_000,
-            last_block_id=previous.commit.block_id if previous else BlockID(),
-            last_commit_hash=previous.commit.hash if previous else merkle.EMPTY_LIST_ROOT,
-            data_hash=light.data_hash([result.data for result in results]),
-            validators_hash=set_hash,
-            next_validators_hash=set_hash,
-            consensus_hash=hashlib.sha256(b"consensus").digest(),
-            app_hash=app_hash(_sparse_root(self.state), self._range.root()),
-            last_results_hash=light.last_results_hash(self._results) if previous else b"",
-            evidence_hash=merkle.EMPTY_LIST_ROOT,
-            proposer_address=self.validators[0].address,
-        )
-        self._results = tuple(results)
-        block = self.sign_block(header)
-        self.blocks.append(block)
-        return block
-
-    def sign_block(self, header: Header, *, signers: int | None = None) -> SignedBlock:
-        """A commit over `header` by the first `signers` validators (all, if None); the others are absent."""
-        block_id = BlockID(header.hash, 1, hashlib.sha256(b"parts" + header.hash).digest())
-        unsigned = Commit(header.height, 0, block_id, ())
-        votes: list[CommitSig] = []
-        for place, key in enumerate(self._validators):
-            if signers is not None and place >= signers:
-                votes.append(CommitSig(BlockIDFlag.ABSENT))
-                continue
-            vote = CommitSig(BlockIDFlag.COMMIT, self.validators[place].address, header.time_ns + place, b"")
-            signature = key.sign(unsigned.sign_bytes(header.chain_id, vote))
-            votes.append(replace(vote, signature=signature))
-        return SignedBlock(header, replace(unsigned, signatures=tuple(votes)), self.validators)
+    # --- what a reader is shown -------------------------------------------------------------------------------------
 
     def standing(self, method: Method) -> Standing:
         """The key's record under the newest block whose app hash is that of the state now."""
         key = KEY_PREFIX + self.keys[method].id
-        if self.blocks[-1].header.app_hash != app_hash(_sparse_root(self.state), self._range.root()):
+        if self.blocks[-1].header.app_hash != self.app_hash:
             self.advance()
-        return Standing(self.state[key], _sparse_proof(self.state, key), self._range.root(), self.blocks[-1])
+        return Standing(self.state[key], sparse_proof(self.state, key), self.history_root, self.blocks[-1])
 
     def trust(self) -> TrustPolicy:
         """The policy that pins this network at its first block."""
@@ -474,9 +414,7 @@ class Simulator:
         first = len(self.history)
         for batch in batches:
             root = merkle.root(batch.leaves)
-            leaf = history_leaf(height, batch.key.id, batch.first, len(batch.statements), root)
-            self.history.append(leaf)
-            self._range = self._range.append(leaf)
+            self.record(history_leaf(height, batch.key.id, batch.first, len(batch.statements), root))
         proof_block = self.advance()
         result_levels = merkle.tree([result.leaf() for result in results])
         for place, batch in enumerate(batches):
@@ -502,14 +440,10 @@ class Simulator:
             index=index,
             first=batch.first,
             root=merkle.root(batch.leaves),
-            proof=_history_proof(self.history, index),
-            state_root=_sparse_root(self.state),
+            proof=history_proof(self.history, index),
+            state_root=self.state_root,
         )
         return receipt.with_settlement(replace(settlement, anchor=anchor, block=block))
-
-
-def _raw(key: Ed25519PrivateKey) -> bytes:
-    return key.public_key().public_bytes(Encoding.Raw, PublicFormat.Raw)
 
 
 def _reply(request: dict[str, object]) -> str:
@@ -522,52 +456,3 @@ def _output(batch: _Batch) -> bytes:
     root = merkle.root(batch.leaves)
     output = root + batch.key.id + batch.first.to_bytes(32) + len(batch.statements).to_bytes(32)
     return encode({"to": SETTLEMENT_ADDRESS, "output": output})
-
-
-# --- a sparse tree's prover, by recursion over all keys -----------------------------------------------------------------
-
-
-def _subtree(items: list[tuple[int, bytes]], depth: int) -> bytes:
-    """The root of the leaves (path as integer, leaf hash) that share their first `depth` bits."""
-    if not items:
-        return merkle.EMPTY_SUBTREE
-    if len(items) == 1:
-        return items[0][1]
-    left = [item for item in items if not item[0] >> (255 - depth) & 1]
-    right = [item for item in items if item[0] >> (255 - depth) & 1]
-    return merkle.node_hash(_subtree(left, depth + 1), _subtree(right, depth + 1))
-
-
-def _leaves(state: dict[bytes, bytes]) -> list[tuple[int, bytes]]:
-    paths = ((merkle.sparse_path(key), hashlib.sha256(value).digest()) for key, value in state.items())
-    return [(int.from_bytes(path), merkle.sparse_leaf(path, digest)) for path, digest in paths]
-
-
-def _sparse_root(state: dict[bytes, bytes]) -> bytes:
-    return _subtree(_leaves(state), 0)
-
-
-def _sparse_proof(state: dict[bytes, bytes], key: bytes) -> SparseProof:
-    """Membership of `key`."""
-    target = int.from_bytes(merkle.sparse_path(key))
-    items, depth, siblings = _leaves(state), 0, []
-    while len(items) > 1:
-        bit = target >> (255 - depth) & 1
-        siblings.append(_subtree([item for item in items if item[0] >> (255 - depth) & 1 != bit], depth + 1))
-        items = [item for item in items if item[0] >> (255 - depth) & 1 == bit]
-        depth += 1
-    return SparseProof(tuple(siblings))
-
-
-def _history_proof(leaves: list[bytes], index: int) -> HistoryProof:
-    size, start, peaks, path = len(leaves), 0, [], ()
-    for height in range(size.bit_length() - 1, -1, -1):
-        if not size >> height & 1:
-            continue
-        mountain = leaves[start : start + (1 << height)]
-        if start <= index < start + len(mountain):
-            path = tuple(merkle.path(mountain, index - start))
-        else:
-            peaks.append(merkle.root(mountain))
-        start += len(mountain)
-    return HistoryProof(size, path, tuple(peaks))

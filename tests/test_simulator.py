@@ -3,7 +3,6 @@
 from dataclasses import replace
 
 import pytest
-from tests.simulator import CHAT, INFER, Simulator, point
 
 from avow.methods import checks
 from avow.receipt.receipt import Receipt
@@ -11,6 +10,7 @@ from avow.receipt.report import Outcome, Verdict
 from avow.receipt.statement import Method
 from avow.receipt.stream import stream_parts
 from avow.receipt.verify import Question
+from tests.simulator import CHAT, INFER, Simulator, point
 
 
 def verify(receipt, trust, *, now_ms):

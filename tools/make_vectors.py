@@ -13,8 +13,6 @@ from typing import Any
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from tests.simulator import CHAT, Simulator  # noqa: E402
-
 from avow.methods import checks  # noqa: E402
 from avow.receipt.commitment import commit, request_parts, response_parts  # noqa: E402
 from avow.receipt.encoding import base64url, encode, to_json  # noqa: E402
@@ -24,6 +22,7 @@ from avow.receipt.statement import Method  # noqa: E402
 from avow.receipt.stream import chunk_mac, stream_next, stream_parts, stream_start  # noqa: E402
 from avow.receipt.trust import TrustPolicy  # noqa: E402
 from avow.receipt.verify import Question  # noqa: E402
+from tests.simulator import CHAT, Simulator  # noqa: E402
 
 SEED = bytes(range(32))
 

@@ -2,7 +2,8 @@
 
     python -m benchmarks.support.stub_node unix:PATH
 
-A body with `"pace_ms": n` streams one chunk every n milliseconds, else each chunk is a frame of its own, all at once.
+A stream has 100 chunks, or 1,100 where the question says "1100 chunks". Where it says "every 2 ms", one chunk comes every
+two milliseconds; else all come at once, each in a frame of its own. (In the question, since proxies drop what they do not know.)
 """
 
 import asyncio
@@ -10,7 +11,6 @@ import sys
 
 import msgspec
 import uvloop
-from tests.simulator import Simulator, point
 
 from avow.nodes import wire
 from avow.nodes.jobs import (
@@ -27,28 +27,33 @@ from avow.nodes.jobs import (
 from avow.nodes.service import Port, Service
 from avow.nodes.wire import Kind
 from avow.receipt.statement import Method
+from tests.simulator import Simulator, point
 
-WORDS = 98
-"""With its first and last chunk a stream has 100."""
+SHORT, LONG = 100, 1_100
 
 
-class Pace(msgspec.Struct):
-    pace_ms: int = 0
+def wanted(body: bytes) -> tuple[int, float]:
+    """How many chunks a request's body asks for, and the seconds between two."""
+    return (LONG if b"1100 chunks" in body else SHORT), (0.002 if b"every 2 ms" in body else 0.0)
 
 
 class Stubbed:
-    """One answer and one stream, as encoded frames."""
+    """One answer and streams of both lengths, as encoded frames."""
 
     def __init__(self) -> None:
         network = Simulator()
         network.register(Method.TEE)
         self.network = network
-        text = " ".join(["word"] * (WORDS - 2))
-        body, receipt = network.answer("POST /v1/chat/completions", network.chat_body(text), Method.TEE)
+        body, receipt = network.answer("POST /v1/chat/completions", network.chat_body(_words(SHORT)), Method.TEE)
         self.body = body
         self.answer = wire.encode(self._answer(receipt, body))
-        self.plain = self._stream(text, None)
-        self.keyed = self._stream(text, point(network.private_key("client")))
+        self.chunks: dict[int, list[bytes]] = {}
+        client_key = point(network.private_key("client"))
+        self.streams = {
+            (length, keyed): self._stream(length, client_key if keyed else None)
+            for length in (SHORT, LONG)
+            for keyed in (False, True)
+        }
 
     def _answer(self, receipt, body):
         private = receipt.statement.private
@@ -56,17 +61,22 @@ class Stubbed:
         usage = dict(private.usage)
         return Answer(identity, body, receipt.to_bytes(), receipt.opening.seed, 0, 2, True, 0, private.key, usage)
 
-    def _stream(self, text, client_key):
-        streamed = self.network.stream(
-            self.network.chat_body(text, stream=True), Method.TEE, client_key=client_key, heads=(1,)
-        )
-        self.chunks = [event.data for event in streamed.events]
+    def _stream(self, length, client_key):
+        request = self.network.chat_body(_words(length), stream=True)
+        streamed = self.network.stream(request, Method.TEE, client_key=client_key, heads=(1,))
+        self.chunks[length] = [event.data for event in streamed.events]
+        assert len(self.chunks[length]) == length
         frames = [(Kind.BEGIN, wire.encode(Begin(**{name: streamed.begin[name] for name in Begin.__struct_fields__})))]
         for event in streamed.events:
             frames.append((Kind.CHUNKS, wire.encode(Chunks([event.data], [event.mac] if event.mac else []))))
             if event.head is not None:
                 frames.append((Kind.HEAD, wire.encode(Head(event.head, event.count))))
         return frames, wire.encode(self._answer(streamed.receipt, b""))
+
+
+def _words(chunks: int) -> str:
+    """A text that is echoed in this many chunks: "You said:" makes two, role and end one each."""
+    return " ".join(["word"] * (chunks - 4))
 
 
 class NoHandle:
@@ -86,7 +96,6 @@ class NoHandle:
 
 
 _job = msgspec.msgpack.Decoder(Job).decode
-_pace = msgspec.json.Decoder(Pace).decode
 
 
 def serve_job(stubbed: Stubbed):
@@ -98,8 +107,8 @@ def serve_job(stubbed: Stubbed):
         if not job.stream:
             port.finish(stubbed.answer)
             return handle
-        frames, end = stubbed.plain if job.client_key is None else stubbed.keyed
-        pace_s = _pace(job.body).pace_ms / 1000
+        length, pace_s = wanted(job.body)
+        frames, end = stubbed.streams[length, job.client_key is not None]
         if not pace_s:
             for kind, frame in frames:
                 port.send(kind, frame)

@@ -6,17 +6,18 @@ python -m benchmarks.support.stub_openai PORT
 import asyncio
 import sys
 
-import msgspec
 import uvicorn
 
-from benchmarks.support.stub_node import Pace, Stubbed
+from benchmarks.support.stub_node import Stubbed, wanted
 
 
 class Upstream:
     def __init__(self) -> None:
         stubbed = Stubbed()
         self.body = stubbed.body
-        self.events = [b"data: " + chunk + b"\n\n" for chunk in stubbed.chunks]
+        self.events = {
+            length: [b"data: " + chunk + b"\n\n" for chunk in chunks] for length, chunks in stubbed.chunks.items()
+        }
 
     async def __call__(self, scope, receive, send):
         if scope["type"] != "http":
@@ -30,7 +31,7 @@ class Upstream:
         if scope["method"] == "GET":
             await self.whole(send, b'{"object":"list","data":[]}')
         elif b'"stream": true' in body or b'"stream":true' in body:
-            await self.stream(send, msgspec.json.decode(body, type=Pace).pace_ms / 1000)
+            await self.stream(send, *wanted(body))
         else:
             await self.whole(send, self.body)
 
@@ -39,9 +40,9 @@ class Upstream:
         await send({"type": "http.response.start", "status": 200, "headers": headers})
         await send({"type": "http.response.body", "body": body})
 
-    async def stream(self, send, pace_s):
+    async def stream(self, send, length, pace_s):
         await send({"type": "http.response.start", "status": 200, "headers": [(b"content-type", b"text/event-stream")]})
-        for event in self.events:
+        for event in self.events[length]:
             await send({"type": "http.response.body", "body": event, "more_body": True})
             if pace_s:
                 await asyncio.sleep(pace_s)

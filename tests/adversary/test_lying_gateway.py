@@ -6,8 +6,6 @@ from dataclasses import replace
 
 import openai
 import pytest
-from tests.simulated_gateway import DONE, SimulatedGateway, begin_part, event_parts, honest_events, receipt_part, splice
-from tests.simulator import CHAT, Simulator, point
 
 import avow
 from avow.client.errors import (
@@ -33,6 +31,8 @@ from avow.receipt.report import Outcome, Verdict
 from avow.receipt.requester import sign_request
 from avow.receipt.standing import KeyState
 from avow.receipt.statement import Method
+from tests.simulated_gateway import DONE, SimulatedGateway, begin_part, event_parts, honest_events, receipt_part, splice
+from tests.simulator import CHAT, Simulator, point
 
 KEY = b"\x05" * 32
 

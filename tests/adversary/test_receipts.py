@@ -6,7 +6,6 @@ import tracemalloc
 from dataclasses import replace
 
 import pytest
-from tests.simulator import CHAT, Simulator
 
 from avow.errors import AvowError, TooLarge
 from avow.methods import checks
@@ -21,6 +20,7 @@ from avow.receipt.statement import EngineIdentity, Method, StreamEnd, next_head,
 from avow.receipt.stream import MalformedChunk, assemble, stream_parts
 from avow.receipt.trust import BadPolicy, TrustPolicy
 from avow.receipt.verify import FUTURE_MS, Question
+from tests.simulator import CHAT, Simulator
 
 HOUR = 3_600_000
 

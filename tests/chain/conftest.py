@@ -1,9 +1,9 @@
 """Chains that tests begin with."""
 
 import pytest
-from tests.chain.harness import Chain
 
 from avow.receipt.statement import Method
+from tests.chain.harness import Chain
 
 
 @pytest.fixture

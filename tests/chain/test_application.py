@@ -8,7 +8,6 @@ from dataclasses import replace
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.chain.harness import ETHER, FAR_MS, PROGRAM, START_MS, Chain, account, refused
 
 from avow.chain import abci, gas
 from avow.chain.application import Application, event_log, log_event
@@ -21,6 +20,7 @@ from avow.receipt.headers import last_results_hash
 from avow.receipt.light import TransactionResult
 from avow.receipt.merkle import SparseProof, sparse_root
 from avow.receipt.statement import Method
+from tests.chain.harness import ETHER, FAR_MS, PROGRAM, START_MS, Chain, account, refused
 
 
 def check(chain, raw, kind=abci.CheckTxType.NEW):

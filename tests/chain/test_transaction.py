@@ -3,7 +3,6 @@
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.recursion import kept
 
 from avow.chain import rlp
 from avow.chain.errors import Code, TransactionRefused
@@ -16,6 +15,7 @@ from avow.chain.transaction import (
     sign_transaction,
     transaction_hash,
 )
+from tests.recursion import kept
 
 with kept():
     from eth_account import Account

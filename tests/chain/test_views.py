@@ -1,7 +1,6 @@
 """Blocks and receipts as Ethereum shows them. Bloom and checksum against published examples."""
 
 import pytest
-from tests.chain.harness import FAR_MS, account
 
 from avow.chain import views
 from avow.chain.host import Log
@@ -9,6 +8,7 @@ from avow.chain.modules import bank
 from avow.chain.transaction import decode_transaction, transaction_hash
 from avow.receipt.headers import BlockID, Header
 from avow.receipt.requester import keccak256
+from tests.chain.harness import FAR_MS, account
 
 
 @pytest.mark.parametrize(

@@ -5,11 +5,11 @@ import time
 from dataclasses import dataclass
 
 import pytest
-from tests.simulated_gateway import SimulatedGateway
-from tests.simulator import Simulator
 
 from avow.cli import main
 from avow.receipt.statement import Method
+from tests.simulated_gateway import SimulatedGateway
+from tests.simulator import Simulator
 
 
 @dataclass

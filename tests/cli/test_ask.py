@@ -4,9 +4,8 @@ import io
 import json
 import sys
 
-from tests.simulated_gateway import begin_part, event_parts
-
 import avow as package
+from tests.simulated_gateway import begin_part, event_parts
 
 
 def receipts(home):

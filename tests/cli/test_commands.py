@@ -3,13 +3,13 @@
 import json
 
 import pytest
-from tests.simulated_gateway import SimulatedGateway
-from tests.simulator import Simulator
 
 from avow.client.accounts import checksummed
 from avow.client.pins import Pins, fingerprint, is_loopback, origin_of
 from avow.errors import InputError
 from avow.receipt.receipt import Receipt
+from tests.simulated_gateway import SimulatedGateway
+from tests.simulator import Simulator
 
 
 def test_help_names_every_command(avow):

@@ -8,9 +8,9 @@ from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
-from tests.simulator import CHAT, Simulator
 
 from avow.receipt.statement import Method
+from tests.simulator import CHAT, Simulator
 
 
 @pytest.fixture

@@ -3,8 +3,6 @@
 import json
 
 import pytest
-from tests.simulated_gateway import SimulatedGateway
-from tests.simulator import Simulator
 
 import avow
 from avow.client.errors import AnswerRefused, NotSettled, RemoteError, Unreachable
@@ -12,6 +10,8 @@ from avow.errors import InputError, TrustNotPinned
 from avow.receipt.report import Outcome, Verdict
 from avow.receipt.requester import sign_request
 from avow.receipt.statement import Method
+from tests.simulated_gateway import SimulatedGateway
+from tests.simulator import Simulator
 
 KEY = b"\x07" * 32
 

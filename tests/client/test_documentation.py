@@ -6,12 +6,12 @@ import shlex
 import time
 
 import pytest
-from tests.conftest import REPOSITORY
-from tests.simulated_gateway import SimulatedGateway
-from tests.simulator import Simulator
 
 from avow.cli import main
 from avow.receipt.statement import Method
+from tests.conftest import REPOSITORY
+from tests.simulated_gateway import SimulatedGateway
+from tests.simulator import Simulator
 
 
 @pytest.fixture

@@ -5,8 +5,6 @@ import json
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from tests.simulated_gateway import honest_events, splice
-from tests.simulator import Simulator, point
 
 from avow.client.check import check_answer, take_apart
 from avow.client.errors import AnswerRefused, MalformedStream
@@ -15,6 +13,8 @@ from avow.client.exchange import CHAT_ENDPOINT, Options, prepare
 from avow.client.live import LiveStream
 from avow.client.session import models_of, remote_error
 from avow.errors import AvowError
+from tests.simulated_gateway import honest_events, splice
+from tests.simulator import Simulator, point
 
 NETWORK = Simulator("fuzz")
 TRUST = NETWORK.trust()

@@ -2,8 +2,6 @@
 
 import openai
 import pytest
-from tests.simulated_gateway import SimulatedGateway, begin_part, event_parts
-from tests.simulator import Simulator
 
 import avow
 from avow.client.errors import StreamCut
@@ -11,6 +9,8 @@ from avow.client.transport import NotVerifiable
 from avow.errors import TrustNotPinned
 from avow.receipt.encoding import from_base64url
 from avow.receipt.statement import Method
+from tests.simulated_gateway import SimulatedGateway, begin_part, event_parts
+from tests.simulator import Simulator
 
 MESSAGES = [{"role": "user", "content": "hello"}]
 

@@ -9,10 +9,10 @@ import sys
 
 import openai
 import pytest
-from tests.conftest import REPOSITORY
 
 import avow
 from avow.client.errors import StreamCut
+from tests.conftest import REPOSITORY
 
 pytestmark = [pytest.mark.network, pytest.mark.model, pytest.mark.xdist_group("network")]
 

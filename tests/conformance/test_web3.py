@@ -6,8 +6,6 @@ import time
 
 import pytest
 import requests
-from tests.chain.harness import ETHER, FAR_MS, PROGRAM, NodeKey, account, cose, point, secret
-from tests.recursion import kept
 
 from avow.chain.errors import Code
 from avow.chain.execution import MODULES
@@ -17,6 +15,8 @@ from avow.chain.modules.batch import build_batch
 from avow.methods.registration import registration_digest
 from avow.nodes.full import create_network
 from avow.receipt.statement import Method
+from tests.chain.harness import ETHER, FAR_MS, PROGRAM, NodeKey, account, cose, point, secret
+from tests.recursion import kept
 
 with kept():
     from web3 import Web3

@@ -8,11 +8,11 @@ import jsonschema
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.engines.gbnf import Generator
 
 from avow.engines.errors import InvalidSchema
 from avow.engines.grammar import any_object, schema_grammar
 from avow.engines.integer_range import integer_range
+from tests.engines.gbnf import Generator
 
 TREE = {
     "$ref": "#/$defs/node",

@@ -6,7 +6,6 @@ import sys
 from pathlib import Path
 
 import pytest
-from tests.models.builders import base_entries, gguf, u32
 
 from avow.engines import load
 from avow.engines.errors import EngineClosed, EngineFailed, InvalidOptions, UnsupportedParameter, WrongKind
@@ -15,6 +14,7 @@ from avow.models import catalogue
 from avow.models.errors import DigestMismatch, UnsafeModel
 from avow.models.manifest import File, Manifest
 from avow.models.store import Store, StoredProgram
+from tests.models.builders import base_entries, gguf, u32
 
 ASK = {"model": "m", "messages": [{"role": "user", "content": "x"}]}
 

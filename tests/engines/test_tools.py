@@ -7,12 +7,12 @@ import jsonschema
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.engines.gbnf import Generator
 
 from avow.engines.errors import InvalidSchema
 from avow.engines.openai import chat_body
 from avow.engines.prompt import CALL_OPEN, turns
 from avow.engines.tools import CallArguments, CallBegins, ToolCallParser, Words, plan_tools, tool_grammar
+from tests.engines.gbnf import Generator
 
 WEATHER = {
     "type": "object",

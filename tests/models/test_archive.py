@@ -7,10 +7,10 @@ import zipfile
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tests.models.builders import archive
 
 from avow.models.archive import member_chunks, member_sizes
 from avow.models.errors import UnsafeArchive
+from tests.models.builders import archive
 
 
 def read(path, name, size):

@@ -5,10 +5,10 @@ import struct
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.models.builders import base_entries, entry, gguf, tensor, text, texts, u32
 
 from avow.models.errors import UnsafeModel
 from avow.models.gguf import check_gguf, parse_gguf
+from tests.models.builders import base_entries, entry, gguf, tensor, text, texts, u32
 
 HUGE = (1 << 64) - 1
 

@@ -3,11 +3,11 @@
 import pickle
 
 import pytest
-from tests.models.builders import base_entries, gguf
-from tests.models.test_onnx import data_of, external, model
 
 from avow.models.errors import ManifestError, UnsafeModel
 from avow.models.importers import from_path
+from tests.models.builders import base_entries, gguf
+from tests.models.test_onnx import data_of, external, model
 
 
 def test_a_gguf_file_brings_its_template(store, tmp_path):

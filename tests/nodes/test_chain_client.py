@@ -5,7 +5,6 @@ import time
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
-from tests.chain.harness import ETHER, FAR_MS, NAMES, PROGRAM, NodeKey, account, cose, point, secret
 
 from avow.chain.errors import Code, Refused
 from avow.chain.modules import bank, nodes, registry, settlement
@@ -26,6 +25,7 @@ from avow.receipt.headers import SignedBlock
 from avow.receipt.merkle import SparseProof, sparse_root
 from avow.receipt.standing import KeyState, app_hash
 from avow.receipt.statement import Method
+from tests.chain.harness import ETHER, FAR_MS, NAMES, PROGRAM, NodeKey, account, cose, point, secret
 
 
 @pytest.fixture

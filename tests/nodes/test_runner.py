@@ -6,19 +6,6 @@ import threading
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
-from tests.nodes.conftest import (
-    BODY,
-    CHAIN,
-    OPERATOR,
-    PAYER,
-    PROGRAM,
-    STREAM_BODY,
-    TERMS,
-    RecordingSink,
-    StubEngine,
-    job,
-    loaded,
-)
 
 from avow.errors import InputError
 from avow.nodes.errors import (
@@ -56,6 +43,19 @@ from avow.receipt.stream import (
     stream_next,
     stream_parts,
     stream_start,
+)
+from tests.nodes.conftest import (
+    BODY,
+    CHAIN,
+    OPERATOR,
+    PAYER,
+    PROGRAM,
+    STREAM_BODY,
+    TERMS,
+    RecordingSink,
+    StubEngine,
+    job,
+    loaded,
 )
 
 

@@ -3,10 +3,10 @@
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.recursion import kept
 
 from avow.receipt.authorisation import Authorisation, BadAuthorisation
 from avow.receipt.requester import address_of
+from tests.recursion import kept
 
 with kept():
     from coincurve import PrivateKey

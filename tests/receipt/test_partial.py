@@ -5,8 +5,6 @@ from dataclasses import replace
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.simulated_gateway import begin_part, event_parts
-from tests.simulator import Simulator, point
 
 import avow
 from avow.client.exchange import CHAT_ENDPOINT, Options, prepare
@@ -16,6 +14,8 @@ from avow.receipt.partial import PartialReceipt, verify_partial
 from avow.receipt.report import Outcome, Verdict
 from avow.receipt.standing import KeyState
 from avow.receipt.statement import Method
+from tests.simulated_gateway import begin_part, event_parts
+from tests.simulator import Simulator, point
 
 
 def broken(network, method, chunks=5):

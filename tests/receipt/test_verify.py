@@ -5,7 +5,6 @@ from dataclasses import replace
 from functools import cache
 
 import pytest
-from tests.simulator import CHAT, Simulator, point
 
 from avow.errors import AvowError, NotAReceipt
 from avow.methods import checks
@@ -17,6 +16,7 @@ from avow.receipt.standing import KeyState
 from avow.receipt.statement import Method, NonceSource, key_id, next_head, statement_payload
 from avow.receipt.stream import stream_parts
 from avow.receipt.verify import Question
+from tests.simulator import CHAT, Simulator, point
 
 MINUTE = 60_000
 DAY = 24 * 3600 * 1000

@@ -1,8 +1,8 @@
 import pytest
-from tests.chain.harness import ETHER, FAR_MS, START_MS, account, refused
 
 from avow.chain.errors import Code
 from avow.chain.modules import bank, settlement
+from tests.chain.harness import ETHER, FAR_MS, START_MS, account, refused
 
 OPERATOR = account("operator")
 

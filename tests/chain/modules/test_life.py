@@ -5,11 +5,11 @@ from dataclasses import dataclass, field
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, initialize, invariant, rule
-from tests.chain.harness import FAR_MS, PROGRAM, Chain, NodeKey, account, refused
 
 from avow.chain.errors import WHOLE_BATCH, Code
 from avow.chain.modules import bank, nodes, registry, settlement
 from avow.receipt.standing import KEY_LIFE, KeyEvent, KeyRecord, KeyState
+from tests.chain.harness import FAR_MS, PROGRAM, Chain, NodeKey, account, refused
 
 EVENTS = {"drain": KeyEvent.DRAIN, "retire": KeyEvent.RETIRE, "revoke": KeyEvent.REVOKE, "activate": KeyEvent.ACTIVATE}
 SETTLING = (KeyState.ACTIVE, KeyState.DRAINING, KeyState.RETIRED)

@@ -3,6 +3,15 @@
 from dataclasses import replace
 
 import pytest
+
+from avow.chain.errors import Code
+from avow.chain.genesis import AllowedMeasurement
+from avow.chain.modules import beacon, measurements, nodes, registry
+from avow.methods.registration import registration_digest
+from avow.methods.tee.attesters import DevelopmentAttester
+from avow.receipt.encoding import decode, encode
+from avow.receipt.standing import KeyRecord, KeyState
+from avow.receipt.statement import Method
 from tests.chain.harness import (
     FAR_MS,
     PROGRAM,
@@ -14,15 +23,6 @@ from tests.chain.harness import (
     point,
     refused,
 )
-
-from avow.chain.errors import Code
-from avow.chain.genesis import AllowedMeasurement
-from avow.chain.modules import beacon, measurements, nodes, registry
-from avow.methods.registration import registration_digest
-from avow.methods.tee.attesters import DevelopmentAttester
-from avow.receipt.encoding import decode, encode
-from avow.receipt.standing import KeyRecord, KeyState
-from avow.receipt.statement import Method
 
 MEASUREMENT = b"\x22" * 32
 

@@ -1,8 +1,8 @@
 import pytest
-from tests.chain.harness import PROGRAM, account, refused
 
 from avow.chain.errors import Code
 from avow.chain.modules import registry
+from tests.chain.harness import PROGRAM, account, refused
 
 OTHER = b"\x11" * 32
 

@@ -1,17 +1,6 @@
 """Every rule of settlement, each with the batch that breaks it alone."""
 
 import pytest
-from tests.chain.harness import (
-    ETHER,
-    FAR_MS,
-    PROGRAM,
-    START_MS,
-    Chain,
-    account,
-    refused,
-    replace,
-    secret,
-)
 
 from avow.chain.errors import WHOLE_BATCH, Code
 from avow.chain.genesis import AllowedMeasurement
@@ -32,6 +21,17 @@ from avow.receipt.evidence import VOID_CAUSES as CAUSE_TEXTS
 from avow.receipt.evidence import history_leaf
 from avow.receipt.standing import KeyRecord, KeyState
 from avow.receipt.statement import Method
+from tests.chain.harness import (
+    ETHER,
+    FAR_MS,
+    PROGRAM,
+    START_MS,
+    Chain,
+    account,
+    refused,
+    replace,
+    secret,
+)
 
 OPERATOR = account("operator")
 OTHER_PROGRAM = b"\x33" * 32

@@ -3,11 +3,11 @@
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.methods.tee import builder
-from tests.methods.tee.builder import CHAIN, NOW_MS, SHORT, Plan, with_plan
 
 from avow.methods.tee import certificates, errors
 from avow.methods.tee.certificates import load_certificate, verify_chain
+from tests.methods.tee import builder
+from tests.methods.tee.builder import CHAIN, NOW_MS, SHORT, Plan, with_plan
 
 ROOT, REGION, ZONE, INSTANCE, LEAF = range(5)
 UNKNOWN = "1.2.3.4", b"\x05\x00"

@@ -4,12 +4,12 @@ import cbor2
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from tests.methods.tee import builder
-from tests.methods.tee.builder import Absent, Raw
 
 from avow.methods.tee import document as tee_document
 from avow.methods.tee import errors
 from avow.methods.tee.document import Reader, build_frame, low_s_form, parse_frame, parse_payload, signed_bytes
+from tests.methods.tee import builder
+from tests.methods.tee.builder import Absent, Raw
 
 GOOD = builder.document()
 PAYLOAD = builder.payload()

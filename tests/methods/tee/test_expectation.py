@@ -1,12 +1,12 @@
 """What a reader expects of an attestation: each demand alone, and absent ones demand nothing."""
 
 import pytest
-from tests.methods.tee import builder
-from tests.methods.tee.builder import NOW_MS
 
 from avow.methods.tee import errors
 from avow.methods.tee.expectation import Expectation
 from avow.methods.tee.verify import verify_attestation
+from tests.methods.tee import builder
+from tests.methods.tee.builder import NOW_MS
 
 DOCUMENT = builder.document(public_key=b"key", user_data=b"data", nonce=b"nonce", timestamp=NOW_MS)
 ATTESTATION = verify_attestation(DOCUMENT, roots=builder.roots(), now_ms=NOW_MS)

@@ -8,14 +8,14 @@ from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.methods.tee import builder
-from tests.methods.tee.builder import CHAIN, NOW_MS, SHORT, with_plan
-from tests.methods.tee.test_document import MALLEABILITIES
 
 from avow.methods.tee import errors, roots, verify
 from avow.methods.tee.document import low_s_form, parse_frame, parse_payload
 from avow.methods.tee.verify import measurement_of, verify_attestation
 from avow.receipt.encoding import encode, tagged_hash
+from tests.methods.tee import builder
+from tests.methods.tee.builder import CHAIN, NOW_MS, SHORT, with_plan
+from tests.methods.tee.test_document import MALLEABILITIES
 
 DEBUG_PCRS = builder.PCRS | {0: bytes(48), 1: bytes(48), 2: bytes(48)}
 

@@ -9,10 +9,9 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[3]))
 
-from tests.nodes.gateway.simulated_node import SimulatedNode
-
 from avow.nodes.gateway import GatewayConfig, running_gateway
 from avow.nodes.gateway.account import PayerAccount
+from tests.nodes.gateway.simulated_node import SimulatedNode
 
 JSON = {"content-type": "application/json"}
 

@@ -8,8 +8,6 @@ import asyncio
 import json
 import time
 
-from tests.simulator import Simulator
-
 from avow.errors import AvowError
 from avow.nodes import wire
 from avow.nodes.errors import ConnectionLost, NotSettled, OpeningGone, ReceiptNotFound
@@ -28,6 +26,7 @@ from avow.receipt.receipt import Receipt
 from avow.receipt.requester import Requester
 from avow.receipt.statement import Method
 from avow.receipt.stream import stream_parts
+from tests.simulator import Simulator
 
 METADATA = b"""{"name": "length", "platform": "simulator", "inputs": [{"name": "text", "datatype": "BYTES", "shape": [-1]}],
 "outputs": [{"name": "length", "datatype": "INT64", "shape": [1]}]}"""

@@ -5,10 +5,10 @@ import json
 import re
 
 import pytest
-from tests.nodes.gateway.simulated_node import chat
 
 from avow.nodes.gateway.pages import ASSETS, CONTENT_SECURITY_POLICY, RECEIPT_PAGE
 from avow.receipt.receipt import Receipt
+from tests.nodes.gateway.simulated_node import chat
 
 
 async def answered(gateway, text="the secret words", **headers):

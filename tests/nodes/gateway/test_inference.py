@@ -5,9 +5,6 @@ import json
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
-from tests.nodes.gateway.conftest import JSON, events
-from tests.nodes.gateway.simulated_node import SimulatedNode, chat
-from tests.simulator import point
 
 from avow.errors import InputError
 from avow.methods.checks import verify
@@ -19,6 +16,9 @@ from avow.receipt.receipt import Receipt
 from avow.receipt.statement import Method
 from avow.receipt.stream import chunk_mac, mac_key, shared_secret, stream_next, stream_start
 from avow.receipt.verify import Question
+from tests.nodes.gateway.conftest import JSON, events
+from tests.nodes.gateway.simulated_node import SimulatedNode, chat
+from tests.simulator import point
 
 
 def receipt_of(avow):

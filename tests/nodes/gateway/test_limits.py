@@ -6,13 +6,13 @@ import json
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from tests.nodes.gateway.conftest import JSON
-from tests.nodes.gateway.simulated_node import chat
 
 from avow.errors import AvowError
 from avow.nodes.gateway import Limits
 from avow.nodes.gateway.options import avow_headers, read_head, read_options
 from avow.receipt.encoding import base64url
+from tests.nodes.gateway.conftest import JSON
+from tests.nodes.gateway.simulated_node import chat
 
 
 async def raw(gateway, data, *, wait_s=5.0):

@@ -1,9 +1,9 @@
 """A chain with its RPC application, in the test's own loop."""
 
 import pytest
-from tests.chain.harness import ETHER, NAMES, account
 
 from avow.nodes.full import FullNodeConfig, create_network, running_chain
+from tests.chain.harness import ETHER, NAMES, account
 
 
 @pytest.fixture

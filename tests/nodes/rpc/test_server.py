@@ -11,10 +11,10 @@ import msgspec
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from tests.chain.harness import ETHER, account
 
 from avow.nodes.full import FullNodeConfig, create_network, running_chain
 from avow.nodes.rpc.server import MAX_BATCH, MAX_BODY, RpcApplication
+from tests.chain.harness import ETHER, account
 
 HEIGHT = {"jsonrpc": "2.0", "id": 1, "method": "eth_blockNumber", "params": []}
 

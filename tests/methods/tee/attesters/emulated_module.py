@@ -9,6 +9,7 @@ import hashlib
 import struct
 
 import cbor2
+
 from tests.methods.tee import builder
 
 COMMAND = 0xC0200A00

@@ -9,14 +9,14 @@ import cbor2
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tests.methods.tee import builder
-from tests.methods.tee.attesters.emulated_module import COMMAND, EmulatedModule
 
 from avow.methods.tee.attesters import NitroAttester
 from avow.methods.tee.attesters.nsm import IOCTL_RAW, SecurityModule
 from avow.methods.tee.errors import AttesterRefused, AttesterUnavailable, HighS
 from avow.methods.tee.roots import AWS_NITRO_ROOT_G1
 from avow.methods.tee.verify import verify_attestation
+from tests.methods.tee import builder
+from tests.methods.tee.attesters.emulated_module import COMMAND, EmulatedModule
 
 
 @pytest.fixture
