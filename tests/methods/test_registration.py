@@ -62,3 +62,8 @@ def test_a_part_out_of_its_size_is_refused(part, value):
     with pytest.raises(BadRegistration) as refused:
         registration_digest(**PARTS | {part: value})
     assert refused.value.fields["field"] == part
+
+
+@pytest.mark.parametrize("chain_id", ["a", "a" * 64])
+def test_a_chain_id_at_its_limits_is_accepted(chain_id):
+    assert len(registration_digest(**PARTS | {"chain_id": chain_id})) == 32
