@@ -51,7 +51,7 @@ from avow.receipt.light import last_results_hash
 APP_VERSION = 1
 SOFTWARE_VERSION = "0.1.0"
 NANOSECONDS_PER_MS = 1_000_000
-CALL_GAS = 50_000_000
+CALL_GAS = 20_000_000
 """What a call that is only simulated may use."""
 
 _RESULTS = b"chain/results"

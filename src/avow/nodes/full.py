@@ -25,7 +25,7 @@ from avow.chain.genesis import AllowedMeasurement, Genesis
 from avow.chain.state import SqliteStore
 from avow.consensus.embedded import EmbeddedEngine
 from avow.consensus.home import load_or_create_key
-from avow.errors import NotFound
+from avow.errors import AvowError, NotFound, Unavailable
 from avow.home import private_folder, write_private
 from avow.nodes.rpc.index import block_records
 from avow.nodes.rpc.node import ChainNode
@@ -138,7 +138,11 @@ async def _serving(application: RpcApplication, config: FullNodeConfig) -> Async
     family = socket.AF_INET6 if ":" in config.host else socket.AF_INET
     with socket.socket(family, socket.SOCK_STREAM) as listener:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.bind((config.host, config.port))
+        try:
+            listener.bind((config.host, config.port))
+        except OSError as error:
+            detail = f"cannot listen on {config.host} port {config.port} ({error.strerror})"
+            raise Unavailable(detail, host=config.host, port=config.port) from error
         listener.listen(1024)
         listener.setblocking(False)
         host, port = listener.getsockname()[:2]
@@ -205,7 +209,12 @@ def main() -> None:
     parser.add_argument("--cors-origin", action="append", default=[])
     given = parser.parse_args()
     hosts, origins = tuple(given.allowed_host), tuple(given.cors_origin)
-    run_chain(FullNodeConfig(given.home, given.host, given.port, hosts, origins))
+    try:
+        run_chain(FullNodeConfig(given.home, given.host, given.port, hosts, origins))
+    except AvowError as error:
+        hint = f" ({error.hint})" if error.hint else ""
+        sys.stderr.write(f"avow chain: {error.code}: {error.detail}{hint}\n")
+        sys.exit(1)
 
 
 if __name__ == "__main__":

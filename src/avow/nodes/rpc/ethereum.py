@@ -7,6 +7,7 @@ Rules:
 4. There is no EVM yet: accounts have no code, modules show the one byte 0xfe, creating a contract is refused.
 """
 
+import asyncio
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -28,6 +29,7 @@ CLIENT_VERSION = f"avow/v{SOFTWARE_VERSION}/no-evm"
 MAX_LOGS = 10_000
 MAX_LOG_BLOCKS = 100_000
 MAX_FEE_BLOCKS = 1_024
+YIELD_EVERY = 64
 MODULE_CODE = "0xfe"  # EIP-141's INVALID: there is something, and nothing runs it
 LATEST = ("latest", "pending", "safe", "finalized")
 
@@ -275,10 +277,11 @@ class EthereumMethods:
         count = min(count, MAX_FEE_BLOCKS, newest - self._node.engine.base + 1)
         oldest = newest - count + 1
         limit = self._node.genesis.block_gas_limit
-        used = [
-            sum([result.gas_used for result in self._node.engine.results(height)]) / limit
-            for height in range(oldest, newest + 1)
-        ]
+        used = []
+        for height in range(oldest, newest + 1):
+            used.append(sum([result.gas_used for result in self._node.engine.results(height)]) / limit)
+            if height % YIELD_EVERY == 0:
+                await asyncio.sleep(0)  # blocks go on meanwhile
         history: dict[str, Any] = {
             "oldestBlock": hex(oldest),
             "baseFeePerGas": [hex(self._node.genesis.base_fee)] * (count + 1),
@@ -295,7 +298,9 @@ class EthereumMethods:
         topics = _topics(wanted.get("topics"))
         result: list[dict[str, Any]] = []
         hashes: dict[int, bytes] = {}
-        for found in self._node.index.logs(first, last):
+        for count, found in enumerate(self._node.index.logs(first, last)):
+            if count % YIELD_EVERY == 0:
+                await asyncio.sleep(0)  # blocks go on meanwhile; what is below `last` does not change
             if not views.matches(found.log, addresses, topics):
                 continue
             if len(result) >= MAX_LOGS:
