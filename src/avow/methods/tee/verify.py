@@ -11,7 +11,7 @@ Rules, in order; the first that fails decides:
 Thus one attestation has one document. Key replay protection on `payload_hash` or the bound key all the same, never on a
 hash of the document.
 
-Whether the measurement, the bound key, the nonce and the age are those wanted is the reader's question: `expectation`.
+Whether the measurement, the bound key, the nonce and the age are those wanted is the reader's question (receipt.py).
 A document holds for hours only (the life of its last certificate), so `now_ms` is the time at which it is to be judged:
 the chain gives block time, a reader the time of the statement.
 
