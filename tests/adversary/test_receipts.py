@@ -102,6 +102,15 @@ def test_two_parts_under_one_name(world):
     }
 
 
+def test_an_endpoint_without_its_request_is_said_to_be_unproven(world):
+    network, body, _, receipt = world
+    lied = replace(receipt, opening=replace(receipt.opening, endpoint="POST /v1/another"))
+    report = judge(network, lied)
+    assert report["request"].outcome is Outcome.SKIPPED
+    assert "endpoint" in report["request"].detail
+    assert failed(judge(network, lied, request=body)) == {"request": "commitment_mismatch"}
+
+
 def test_texts_of_a_receipt_do_not_reach_the_terminal_raw(world):
     network, _, _, receipt = world
     engine = EngineIdentity("x\x1b[2J\x1b[H", "1\nverdict: pass\u202e\u200b", "")

@@ -317,7 +317,8 @@ class _Verification:
         if disclosed:
             shown = ", ".join(item.name for item in disclosed)
             return Check(name, Outcome.PASS, f"disclosed and as committed: {shown}; the rest is not shown")
-        return Check(name, Outcome.SKIPPED, f"the {kind} is not shown: only its commitment is in the receipt")
+        also = "; the endpoint that the opening names is unproven" if opening is not None and kind == "request" else ""
+        return Check(name, Outcome.SKIPPED, f"the {kind} is not shown: only its commitment is in the receipt{also}")
 
     def _disclosed(self, kind: Kind, commitment: bytes) -> list[Disclosure]:
         """The parts disclosed alone, each checked whether or not the whole is shown too. Raises CommitmentMismatch."""
