@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from avow.client.check import check_answer, take_apart
 from avow.client.errors import AnswerRefused, MalformedStream
-from avow.client.events import MAX_LINE, Comment, Data, EventReader
+from avow.client.events import DATA, MAX_LINE, EventReader
 from avow.client.exchange import CHAT_ENDPOINT, Options, prepare
 from avow.client.live import LiveStream
 from avow.client.session import models_of, remote_error
@@ -110,7 +110,7 @@ def test_lines_do_not_depend_on_how_they_arrive(data, size):
 
 def test_lines():
     found = list(EventReader().feed(b": keep-alive\n:\n: m AA\ndata: x\n\n: h 1 BB\n\ndata: y\n"))
-    assert found == [Comment("m", "AA"), Data(b"x"), Comment("h", "1 BB"), Data(b"y")]
+    assert found == [(b"m", b"AA"), (DATA, b"x"), (b"h", b"1 BB"), (DATA, b"y")]
     with pytest.raises(MalformedStream):
         list(EventReader().feed(b"x" * (MAX_LINE + 1)))
     for bad in (b"data:x\n", b"id: 1\n", b"data: x\r\n\r\n", b" data: x\n"):

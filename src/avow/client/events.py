@@ -11,29 +11,20 @@ Sans-I/O: feed what the socket gave; what is incomplete waits.
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from avow.client.errors import MalformedStream
 
 MAX_LINE = 8 * 1024 * 1024
 
-
-@dataclass(frozen=True, slots=True)
-class Data:
-    """The exact bytes of one event."""
-
-    data: bytes
+DATA, BEGIN, MAC, HEAD = b"data", b"b", b"m", b"h"
 
 
-@dataclass(frozen=True, slots=True)
-class Comment:
-    """A comment of rule 2: its letter, and what stands after it."""
+class Line(NamedTuple):
+    """What a line means, and the bytes after its mark."""
 
-    letter: str
-    text: str
-
-
-Line = Data | Comment
+    kind: bytes
+    text: bytes
 
 
 class EventReader:
@@ -56,18 +47,11 @@ class EventReader:
                 if self._has_data:
                     raise MalformedStream("an event has two data lines")
                 self._has_data = True
-                yield Data(line[6:])
+                yield Line(DATA, line[6:])
             elif line.startswith(b":"):
                 if line[1:2] == b" " and line[3:4] == b" ":
-                    yield _comment(line)
+                    yield Line(line[2:3], line[4:])
             else:
                 raise MalformedStream("a line is neither data nor a comment")
         if len(self._rest) > MAX_LINE:
             raise MalformedStream("a line is too long", limit=MAX_LINE)
-
-
-def _comment(line: bytes) -> Comment:
-    try:
-        return Comment(line[2:3].decode("ascii"), line[4:].decode("ascii"))
-    except UnicodeDecodeError:
-        raise MalformedStream("a comment is not ASCII") from None

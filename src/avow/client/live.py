@@ -12,6 +12,7 @@ Rules:
 Sans-I/O: feed what the socket gave, take the chunks that hold.
 """
 
+from binascii import b2a_base64
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -30,7 +31,7 @@ from avow.client.errors import (
     StreamCut,
     StreamMismatch,
 )
-from avow.client.events import Comment, Data, EventReader
+from avow.client.events import BEGIN, DATA, HEAD, MAC, EventReader, Line
 from avow.client.exchange import Sent
 from avow.errors import AvowError, EncodingError, TooLarge
 from avow.receipt import fields
@@ -41,7 +42,6 @@ from avow.receipt.receipt import Opening, Receipt
 from avow.receipt.standing import KeyRecord, Standing
 from avow.receipt.statement import key_id, stream_payload, verify_signature
 from avow.receipt.stream import (
-    MAC_LENGTH,
     MAX_CHUNKS,
     assemble,
     chunk_mac,
@@ -54,6 +54,7 @@ from avow.receipt.stream import (
 from avow.receipt.trust import TrustPolicy
 
 MAX_COMMENT = 1 << 20
+_URL_SAFE = bytes.maketrans(b"+/", b"-_")
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,12 +117,19 @@ class LiveStream:
         for line in self._reader.feed(received):
             if self._done:
                 raise MalformedStream("the stream goes on after its end")
-            if isinstance(line, Comment):
+            kind, text = line
+            if kind == MAC:
+                if self._mac is not None:
+                    raise MalformedStream("two authentication codes for one chunk")
+                self._mac = text
+            elif kind != DATA:
                 self._comment(line)
-                continue
-            chunk = self._data(line)
-            if chunk is not None:
-                yield chunk
+            elif self._mac is None:
+                self._unauthenticated(text)
+            else:
+                self._chunk(text, self._mac)
+                self._mac = None
+                yield text
 
     def finish(self, now_ms: int) -> Verified:
         """The stream is over: check it as a whole. Raises StreamCut when its receipt did not come, or what rule 4 raises."""
@@ -173,19 +181,18 @@ class LiveStream:
             data=tuple(self._chunks[:count]),
         )
 
-    def _comment(self, line: Comment) -> None:
+    def _comment(self, line: Line) -> None:
         if len(line.text) > MAX_COMMENT:
             raise MalformedStream("a comment is too long", limit=MAX_COMMENT)
         try:
-            if line.letter == "m":
-                if self._mac is not None:
-                    raise MalformedStream("two authentication codes for one chunk")
-                self._mac = from_base64url(line.text, max_bytes=MAC_LENGTH)
-            elif line.letter == "h":
-                count, _, signature = line.text.partition(" ")
+            text = line.text.decode("ascii")
+            if line.kind == HEAD:
+                count, _, signature = text.partition(" ")
                 self._signed_head(count, from_base64url(signature, max_bytes=256))
-            elif line.letter == "b":
-                self._begin(from_base64url(line.text))
+            elif line.kind == BEGIN:
+                self._begin(from_base64url(text))
+        except UnicodeDecodeError:
+            raise MalformedStream("a comment of the stream is not ASCII") from None
         except (EncodingError, TooLarge) as error:
             raise MalformedStream(f"a comment of the stream cannot be read: {error.detail}") from error
 
@@ -226,26 +233,20 @@ class LiveStream:
         self._head = stream_start(self._sent.request, commitment)
         self._begun = _Begun(effective, commitment, signing_key, standing, record, macs)
 
-    def _data(self, line: Data) -> bytes | None:
-        """Rules 2 and 4."""
-        data = line.data
-        if self._mac is None:
-            self._unauthenticated(data)
-            return None
+    def _chunk(self, data: bytes, mac: bytes) -> None:
+        """Rule 2. `mac` is the code as it came, compared in its one encoding."""
         if self._receipt is not None:
             raise MalformedStream("a chunk comes after the receipt")
-        begun = self._start()
+        begun = self._begun or self._start()
         head = stream_next(self._head, data)
-        if not mac_equal(chunk_mac(begun.macs, head), self._mac):
+        if not mac_equal(_encoded(chunk_mac(begun.macs, head)), mac):
             raise ChunkNotAuthentic(f"chunk {len(self._chunks) + 1} is not what the node sent, or not in its place")
-        self._mac = None
         self._size += len(data)
         if self._size > MAX_ANSWER or len(self._chunks) >= MAX_CHUNKS:
             raise MalformedStream("the stream is too long", limit=MAX_ANSWER)
         self._head = head
         self._heads.append(head)
         self._chunks.append(data)
-        return data
 
     def _unauthenticated(self, data: bytes) -> None:
         """An event without a MAC: the receipt's, an error's, or the end's. A chunk without one is refused."""
@@ -286,6 +287,11 @@ class LiveStream:
             raise HeadNotAuthentic(f"the head signed after chunk {count} does not hold: {error.detail}") from error
         if self._signed is None or count > self._signed[0]:
             self._signed = (count, signature)
+
+
+def _encoded(mac: bytes) -> bytes:
+    """Base64url without padding of 16 bytes."""
+    return b2a_base64(mac, newline=False).translate(_URL_SAFE)[:22]
 
 
 def _remote_error(raw: bytes) -> str:
