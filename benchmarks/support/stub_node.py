@@ -75,8 +75,10 @@ class Stubbed:
 
 
 def _words(chunks: int) -> str:
-    """A text that is echoed in this many chunks: "You said:" makes two, role and end one each."""
-    return " ".join(["word"] * (chunks - 4))
+    """A text that is echoed in this many chunks: "You said:" makes two, role and end one each. No two words are the same:
+    LiteLLM breaks a stream off that repeats itself.
+    """
+    return " ".join(f"word{place}" for place in range(chunks - 4))
 
 
 class NoHandle:

@@ -53,7 +53,8 @@ class Kind(IntEnum):
     FAILED = 21
 
 
-_KINDS = {int(kind): kind for kind in Kind}
+_FROM_CONNECTING = {int(kind): kind for kind in Kind if kind < Kind.REPLY}
+_FROM_ACCEPTING = {int(kind): kind for kind in Kind if kind >= Kind.REPLY}
 FrameHandler = Callable[["Connection", Kind, int, bytes], None]
 
 
@@ -105,6 +106,7 @@ class Connection(asyncio.Protocol):
     def __init__(self, on_frame: FrameHandler, *, accepting: bool) -> None:
         self._on_frame = on_frame
         self._accepting = accepting
+        self._kinds = _FROM_CONNECTING if accepting else _FROM_ACCEPTING
         self._greeted = not accepting
         self._transport: asyncio.Transport | None = None
         self._buffer = bytearray()
@@ -117,9 +119,8 @@ class Connection(asyncio.Protocol):
         return self.closed.done()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._transport = cast(
-            "asyncio.Transport", transport
-        )  # uvloop's own is registered as none of asyncio's classes
+        # uvloop's own transports are registered as none of asyncio's classes
+        self._transport = cast("asyncio.Transport", transport)
         self._transport.set_write_buffer_limits(high=_HIGH_WATER)
         if not self._accepting:
             self.send(Kind.HELLO, 0, _encode(VERSION))
@@ -167,15 +168,16 @@ class Connection(asyncio.Protocol):
             buffer.clear()
         position, end = 0, len(data)
         try:
-            while end - position >= 4:
-                length = int.from_bytes(data[position : position + 4])
-                if not 5 <= length <= (MAX_FRAME if self._greeted else MAX_FIRST_FRAME):
-                    raise WireError("a frame has a length out of bounds", length=length)
-                if end - position < 4 + length:
+            while end - position >= _HEADER.size:
+                length, number, call = _HEADER.unpack_from(data, position)
+                self._check_length(length)
+                next_position = position + 4 + length
+                if end < next_position:
                     break
-                kind, call = data[position + 4], int.from_bytes(data[position + 5 : position + 9])
-                self._frame(kind, call, data[position + 9 : position + 4 + length])
-                position += 4 + length
+                self._frame(number, call, data[position + _HEADER.size : next_position])
+                position = next_position
+            if end - position >= 4:  # a length that cannot be is refused before what it announces has come
+                self._check_length(int.from_bytes(data[position : position + 4]))
         except WireError as error:
             log.warning("a peer broke the protocol: %s", error.detail)
             self.close()
@@ -183,9 +185,13 @@ class Connection(asyncio.Protocol):
         if position < end:
             buffer += data[position:]
 
+    def _check_length(self, length: int) -> None:
+        if not 5 <= length <= (MAX_FRAME if self._greeted else MAX_FIRST_FRAME):
+            raise WireError("a frame has a length out of bounds", length=length)
+
     def _frame(self, number: int, call: int, payload: bytes) -> None:
-        kind = _KINDS.get(number)
-        if kind is None or (number < Kind.REPLY) != self._accepting:
+        kind = self._kinds.get(number)
+        if kind is None:
             raise WireError("a frame of a kind that does not belong here", kind=number)
         if kind is Kind.HELLO:
             if self._greeted or payload != _encode(VERSION):

@@ -81,16 +81,17 @@ def stream_head(begin: Begin) -> bytes:
     return b": b " + base64url_bytes(encode_trusted(value)) + b"\n"
 
 
+def _mac_text(mac: bytes) -> bytes:
+    """`base64url_bytes` of 16 bytes, whose padding is two characters."""
+    return b2a_base64(mac, newline=False)[:-2].translate(_URL_SAFE)
+
+
 def chunk_frames(chunks: Chunks) -> bytes:
     """The bytes of chunks that arrived together, for one write."""
     if not chunks.macs:
         return b"".join([b"data: %b\n\n" % data for data in chunks.data])
-    return b"".join(
-        [
-            b": m %b\ndata: %b\n\n" % (base64url_bytes(mac), data)
-            for mac, data in zip(chunks.macs, chunks.data, strict=True)
-        ]
-    )
+    pairs = zip(chunks.macs, chunks.data, strict=True)
+    return b"".join([b": m %b\ndata: %b\n\n" % (_mac_text(mac), data) for mac, data in pairs])
 
 
 def head_frame(head: Head) -> bytes:
