@@ -1,15 +1,13 @@
 """Receipts made to deceive: by an outsider who edits files, a gateway who adds to them, a node whose key is genuine, a lone validator."""
 
 import json
-import time
-import tracemalloc
 from dataclasses import replace
 
 import pytest
 
 from avow.errors import AvowError, TooLarge
 from avow.methods import checks
-from avow.receipt import light
+from avow.receipt import encoding, light
 from avow.receipt.commitment import commit, disclose, request_parts, response_parts
 from avow.receipt.encoding import encode, from_json, to_json
 from avow.receipt.partial import PartialReceipt, verify_partial
@@ -169,17 +167,16 @@ def test_how_many_it_takes_to_forge(world, powers, fewest):
     assert replace(network.trust(), validators=validators).fewest_to_forge == fewest
 
 
-def test_a_crowd_of_strangers_costs_little(world):
+def test_a_crowd_of_strangers_costs_little(world, monkeypatch):
     """Before anyone's signature is looked at, some of them must be by validators that the reader knows."""
     network, _, _, receipt = world
-    crowd = Simulator("strangers", validators=2_000)
+    crowd = Simulator("strangers", validators=200)
     standing = receipt.evidence.standing
     header = replace(standing.block.header, validators_hash=light.validators_hash(crowd.validators))
     forged = replace(standing, block=crowd.sign_block(header))
     shown = replace(receipt, evidence=replace(receipt.evidence, standing=forged))
-    started = time.process_time()
+    monkeypatch.setattr(light, "verify_commit", lambda *_: pytest.fail("their signatures were checked"))
     report = judge(network, shown)
-    assert time.process_time() - started < 0.2
     assert failed(report) == {"anchor": "not_signed"}
 
 
@@ -332,15 +329,11 @@ def test_names_cannot_imitate_cut_points():
 
 
 @pytest.mark.parametrize("unit", [b"{},", b"0,", b'"",', b"[],", b'"int:1",'])
-def test_json_with_too_many_items_is_refused_before_it_is_parsed(unit):
+def test_json_with_too_many_items_is_refused_before_it_is_parsed(unit, monkeypatch):
     data = b'{"a":[' + unit * ((4 << 20) // len(unit)) + b"0]}"
-    tracemalloc.start()
-    started = time.process_time()
+    monkeypatch.setattr(encoding.json, "loads", lambda *_, **__: pytest.fail("it was parsed"))
     with pytest.raises(TooLarge):
         Receipt.load(data)
-    assert time.process_time() - started < 2
-    assert tracemalloc.get_traced_memory()[1] < 8 * len(data)
-    tracemalloc.stop()
 
 
 def test_what_looks_like_items_inside_a_text_is_none():
