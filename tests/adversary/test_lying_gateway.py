@@ -330,6 +330,21 @@ def test_an_old_standing_hides_a_revocation(network, tmp_path):
     refused(ReceiptRefused, network, tmp_path, code="standing", events=stream_lie, stream=True)
 
 
+def test_a_revoked_key_that_signs_for_the_time_before(network, tmp_path):
+    """The node of a revoked key dates its statement back, and shows the standing of that time."""
+    standing, then = network.standing(Method.VANILLA), network.now_ms
+    for _ in range(700):
+        network.advance()
+
+    def lie(body, receipt):
+        private = replace(receipt.statement.private, started_ms=then, ended_ms=then + 1)
+        statement = replace(receipt.statement, private=private)
+        forged = network.state_and_sign(network.keys[Method.VANILLA], statement, receipt.opening)
+        return splice(body, replace(forged, evidence=replace(forged.evidence, standing=standing)))
+
+    refused(ReceiptRefused, network, tmp_path, code="standing", answer=lie)
+
+
 def test_a_demand_that_is_not_met(network, tmp_path):
     refused(ReceiptRefused, network, tmp_path, code="required", with_={"require": ("settled",)})
     refused(

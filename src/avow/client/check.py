@@ -134,7 +134,9 @@ def check_receipt(
     require = sent.options.require
     if sent.options.finality == "settled" and "settled" not in require:
         require = (*require, "settled")
-    question = Question(now_ms, request=sent.body, response=response, nonce=sent.nonce, require=require)
+    question = Question(
+        now_ms, request=sent.body, response=response, nonce=sent.nonce, require=require, answered_now=True
+    )
     report = checks.verify(receipt, trust, question)
     _raise_first_failure(report)
     return report

@@ -24,6 +24,7 @@ from avow.receipt.standing import KeyRecord, KeyState, Standing
 from avow.receipt.statement import Method, key_id, stream_payload, verify_signature
 from avow.receipt.stream import MAX_CHUNKS, stream_next, stream_start
 from avow.receipt.trust import NotAnchored, TrustPolicy
+from avow.receipt.verify import FUTURE_MS
 
 VERSION = 1
 
@@ -142,6 +143,8 @@ def check_key(
         raise StreamKeyRefused(f"the key is {record.state.name.lower()} or compromised")
     if record.until_ms is not None and now_ms > record.until_ms:
         raise StreamKeyRefused("the key's registration has expired")
+    if now_ms + FUTURE_MS < record.from_ms:
+        raise StreamKeyRefused("the key was not registered yet")
     age = now_ms - standing.block.header.time_ns // 1_000_000
     if age > trust.max_standing_age_ms:
         raise StreamKeyRefused(
