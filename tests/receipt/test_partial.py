@@ -84,6 +84,11 @@ def test_demands_and_bodies(network):
     assert not verify_partial(partial, network.trust(), now_ms=now, require=("settled",)).ok
     assert not verify_partial(partial, network.trust(), now_ms=now, require=("complete",)).ok
     assert not verify_partial(partial, network.trust(), now_ms=now, require=("tee",)).ok
+    assert verify_partial(partial, network.trust(), now_ms=now, require=("vanilla",)).ok
+    enclave, _ = broken(network, Method.TEE)
+    assert not verify_partial(enclave, network.trust(), now_ms=now, require=("tee",)).ok
+    later = now + 30 * 24 * 3_600_000
+    assert verify_partial(partial, network.trust(), now_ms=later).verdict is Verdict.UNANCHORED
     assert not verify_partial(partial, network.trust(), now_ms=now, request=body.replace(b"one", b"two")).ok
     assert not verify_partial(replace(partial, opening=None, data=None), network.trust(), now_ms=now, request=body).ok
     assert avow.verify(partial.to_json(), network.trust(), now_ms=now, request=body).ok
@@ -98,11 +103,8 @@ def test_a_key_that_does_not_stand():
         shown = replace(partial, standing=network.standing(Method.VANILLA))
         assert verify_partial(shown, network.trust(), now_ms=network.now_ms)["standing"].outcome is Outcome.FAIL
         network.set_record(Method.VANILLA, key.record)
-    other = Simulator("another").trust()
-    assert (
-        verify_partial(partial, replace(other, chain_id=network.chain_id), now_ms=network.now_ms)["standing"].outcome
-        is Outcome.FAIL
-    )
+    other = replace(Simulator("another").trust(), chain_id=network.chain_id)
+    assert verify_partial(partial, other, now_ms=network.now_ms)["anchor"].outcome is Outcome.FAIL
 
 
 def test_an_enclave_that_the_reader_does_not_accept(network):

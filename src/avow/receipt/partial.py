@@ -132,6 +132,13 @@ def check_key(
     Raises StreamKeyRefused, or what the standing's and the anchor's own checks raise.
     """
     trust.check_anchor(standing.block, now_ms)
+    return _stands(standing, signing_key, trust, now_ms, method)
+
+
+def _stands(
+    standing: Standing, signing_key: bytes, trust: TrustPolicy, now_ms: int, method: Method | None
+) -> KeyRecord:
+    """The record under an anchored block, once it is shown to be in force at `now_ms`."""
     record = standing.check_membership(key_id(signing_key))
     if record.signing_key != signing_key:
         raise StreamKeyRefused("the record holds another signing key")
@@ -181,10 +188,13 @@ def verify_partial(
 
     `now_ms` is the reader's time; the standing is judged as of its own block. `request` is the body that was sent.
     """
+    anchor = _guarded(CheckName.ANCHOR, lambda: _anchor(receipt, trust, now_ms))
+    anchored = anchor.outcome in (Outcome.PASS, Outcome.WARN)
     found = [
         _guarded(CheckName.CHAIN, lambda: _chain(receipt, trust)),
         _guarded(CheckName.SIGNATURE, lambda: _signature(receipt)),
-        _guarded(CheckName.STANDING, lambda: _standing(receipt, trust, now_ms)),
+        anchor,
+        _guarded(CheckName.STANDING, lambda: _standing(receipt, trust if anchored else None)),
         _guarded(CheckName.REQUEST, lambda: _request(receipt, request)),
         _guarded(CheckName.EFFECTIVE, lambda: _effective(receipt)),
         _guarded(CheckName.RESPONSE, lambda: _response(receipt)),
@@ -192,21 +202,32 @@ def verify_partial(
     detail = f"the stream broke off: the node signed its first {receipt.chunks} chunks, and no more is proven"
     found.append(Check(CheckName.STREAM, Outcome.WARN, detail))
     found.append(Check(CheckName.SETTLEMENT, Outcome.SKIPPED, "a broken stream's receipt does not settle"))
-    passed = {check.name.value for check in found if check.outcome is Outcome.PASS}
-    if receipt.method is Method.VANILLA and CheckName.STANDING.value in passed:
-        passed.add(receipt.method.label)  # tee is never met here: no attestation is shown
-    missing = [demand for demand in require if demand not in passed]
+    found.append(_required(receipt, require, found))
+    return Report(receipt.id, tuple(found), ("that this is the whole answer: it is what came before the stream broke",))
+
+
+def _required(receipt: PartialReceipt, require: Sequence[str], found: Sequence[Check]) -> Check:
+    """A demand is met by a check of that name that passed, "vanilla" by the method; nothing shows an attestation here."""
+    met = {check.name.value for check in found if check.outcome is Outcome.PASS}
+    if receipt.method is Method.VANILLA:
+        met.add(receipt.method.label)
+    missing = [demand for demand in require if demand not in met]
     if missing:
-        said = f"demanded and not there: {', '.join(missing)}"
-        found.append(Check(CheckName.REQUIRED, Outcome.FAIL, said, "not_met"))
-    return Report(receipt.id, tuple(found), _NOT_PROVEN)
+        return Check(CheckName.REQUIRED, Outcome.FAIL, f"demanded and not there: {', '.join(missing)}", "not_met")
+    return Check(CheckName.REQUIRED, Outcome.PASS, "every demand is met" if require else "nothing was demanded")
 
 
-_NOT_PROVEN = (
-    "that this is the whole answer: it is what came before the stream broke",
-    "which program and which engine made it: the signed heads do not name them",
-    "when it was made: nothing in it is dated, so the key may have lost its standing before it signed",
-)
+def _anchor(receipt: PartialReceipt, trust: TrustPolicy | None, now_ms: int) -> Check:
+    name = CheckName.ANCHOR
+    if trust is None:
+        return Check(name, Outcome.SKIPPED, "no trust policy is pinned: `avow trust pin` first")
+    try:
+        trust.check_anchor(receipt.standing.block, now_ms)
+    except NotAnchored as error:
+        return Check(name, Outcome.SKIPPED, f"{error.detail}: {error.hint}", error.code)
+    if trust.fewest_to_forge == 1:
+        return Check(name, Outcome.WARN, "one pinned validator could sign alone: its operator could rewrite the chain")
+    return Check(name, Outcome.PASS, "the block shown is signed by validators whom your trust reaches")
 
 
 def _guarded(name: CheckName, check: Callable[[], Check]) -> Check:
@@ -232,17 +253,14 @@ def _signature(receipt: PartialReceipt) -> Check:
     return Check(CheckName.SIGNATURE, Outcome.PASS, f"key {key.hex()[:16]}… signed the stream's head (ES256)")
 
 
-def _standing(receipt: PartialReceipt, trust: TrustPolicy | None, now_ms: int) -> Check:
+def _standing(receipt: PartialReceipt, trust: TrustPolicy | None) -> Check:
+    """As of the block shown; `trust` is None where that block is not anchored."""
     name = CheckName.STANDING
     if trust is None:
-        return Check(name, Outcome.SKIPPED, "no trust policy is pinned")
+        return Check(name, Outcome.SKIPPED, "the block that shows the key's standing is not anchored")
     shown_ms = receipt.standing.block.header.time_ns // 1_000_000
-    try:
-        trust.check_anchor(receipt.standing.block, now_ms)
-    except NotAnchored as error:
-        return Check(name, Outcome.SKIPPED, error.detail, error.code)
-    record = check_key(receipt.standing, receipt.signing_key, trust, shown_ms, receipt.method)
-    detail = f"the key stood registered for {record.method.label} at the block shown"
+    record = _stands(receipt.standing, receipt.signing_key, trust, shown_ms, receipt.method)
+    detail = f"the key stood registered for {record.method.label} when the stream began"
     if record.method is Method.TEE:
         return Check(name, Outcome.WARN, detail + "; its attestation is vouched for by the chain alone")
     return Check(name, Outcome.PASS, detail)
