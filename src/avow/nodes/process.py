@@ -30,12 +30,20 @@ def configure_logging() -> None:
     )
 
 
+def dump_tasks() -> None:
+    """On SIGUSR1: to standard error, what every task waits for."""
+    for task in asyncio.all_tasks():
+        task.print_stack(limit=6, file=sys.stderr)
+    sys.stderr.flush()
+
+
 async def until_stopped(tasks: list["asyncio.Task[None]"]) -> None:
     """Until SIGTERM or SIGINT, or until one of the tasks ends, whose error is then raised."""
     loop = asyncio.get_running_loop()
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
+    loop.add_signal_handler(signal.SIGUSR1, dump_tasks)
     asked = loop.create_task(stop.wait())
     try:
         done, _ = await asyncio.wait([asked, *tasks], return_when=asyncio.FIRST_COMPLETED)

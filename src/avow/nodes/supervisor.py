@@ -124,7 +124,10 @@ class Supervisor:
         failures = 0
         while not self._stopping:
             started = loop.time()
-            status = await self._run_once(child)
+            try:
+                how = _how(await self._run_once(child))
+            except AvowError as error:  # what it needs to start is not there just now
+                how = error.detail
             child.pid = None
             if self._stopping:
                 return
@@ -135,7 +138,7 @@ class Supervisor:
                     raise ChildFailed(f"{child.name} does not start: {_tail(child.log_file)}", log=str(child.log_file))
             if loop.time() - started > HEALTHY_S:
                 pause_s = FIRST_PAUSE_S
-            log.warning("%s ended (%s); it is started again in %.1f s", child.name, _how(status), pause_s)
+            log.warning("%s ended (%s); it is started again in %.1f s", child.name, how, pause_s)
             await asyncio.sleep(pause_s)
             pause_s = min(2 * pause_s, LONGEST_PAUSE_S)
             child.restarts += 1
