@@ -633,6 +633,21 @@ def test_an_attestation_that_the_chain_did_not_register():
         _, receipt = network.answer(CHAT, network.chat_body(), Method.TEE)
 
 
+def test_a_key_attested_again_leaves_its_settled_receipts_what_they_were():
+    network = Simulator("attested again")
+    network.register(Method.TEE)
+    _, receipt = network.answer(CHAT, network.chat_body(), Method.TEE)
+    [settled] = network.settle([receipt])
+    network.set_record(Method.TEE, replace(network.keys[Method.TEE].record, attestation=b"x" * 32))
+    later = network.standing(Method.TEE)
+    shown = [replace(item, evidence=replace(item.evidence, standing=later)) for item in (settled, receipt)]
+    assert judge(network, shown[0]).ok
+    assert outcome(judge(network, shown[1])) == {"attestation": "wrong_registration"}
+    at_the_end = resigned(network, Method.TEE, settled, ended_ms=later.block.header.time_ns // 1_000_000)
+    shown_then = replace(at_the_end, evidence=replace(at_the_end.evidence, standing=later))
+    assert outcome(judge(network, shown_then))["attestation"] == "wrong_registration"
+
+
 def test_an_attestation_after_its_certificates():
     here, receipt = tee()
     late = resigned(here.network, Method.TEE, receipt, ended_ms=receipt.statement.private.ended_ms + 30 * DAY)

@@ -36,7 +36,7 @@ def tee_check(receipt: Receipt, record: KeyRecord | None, trust: TrustPolicy | N
     )
     if attestation.user_data != digest:
         return Check(_NAME, Outcome.FAIL, "the attestation is bound to another registration", "wrong_registration")
-    if record.attestation != attestation.payload_hash:
+    if record.attestation != attestation.payload_hash and not _shown_later(receipt):
         return Check(_NAME, Outcome.FAIL, "the chain registered another attestation", "wrong_registration")
     if record.measurement != attestation.measurement:
         return Check(_NAME, Outcome.FAIL, "the chain registered another measurement", "wrong_measurement")
@@ -47,3 +47,11 @@ def tee_check(receipt: Receipt, record: KeyRecord | None, trust: TrustPolicy | N
     if root is None or root.kind == "development":
         return Check(_NAME, Outcome.WARN, f"{shown}: a development enclave, not hardware")
     return Check(_NAME, Outcome.PASS, f"{shown}, attested under {root.name}")
+
+
+def _shown_later(receipt: Receipt) -> bool:
+    """Whether the standing is newer than a settled statement: the key may have been attested again since, which replaced the hash."""
+    standing = receipt.evidence.standing
+    if standing is None or receipt.settlement is None:
+        return False
+    return standing.block.header.time_ns // 1_000_000 > receipt.statement.private.ended_ms
