@@ -58,6 +58,17 @@ def test_ambiguous_bodies_are_refused(body):
         request_parts("POST /x", body)
 
 
+def test_the_depth_of_a_body_has_a_limit_of_its_own():
+    def nested(levels):
+        return b'{"a":' * (levels - 1) + b"{}" + b"}" * (levels - 1)
+
+    assert request_parts("POST /x", nested(64))
+    assert request_parts("POST /x", b'{"a":[' + b",".join([b"[]"] * 500) + b"]}")
+    for levels in (65, 66, 300, 5000):
+        with pytest.raises(MalformedBody):
+            request_parts("POST /x", nested(levels))
+
+
 @given(st.binary(max_size=200) | st.text(max_size=100).map(str.encode))
 def test_any_bytes_either_split_or_are_refused(body):
     try:

@@ -18,7 +18,7 @@ Pure: no clock, no randomness, no input or output.
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 from typing import Any, Literal, Self
@@ -34,6 +34,8 @@ Part = tuple[str, bytes]
 
 SEED_LENGTH = 32
 MAX_PARTS = 16_384
+MAX_BODY_DEPTH = 64
+"""Levels of a body. A number of our own: parsers differ, and one that gives up sooner would disagree with one that does not."""
 MAX_NAME = 1_024
 MAX_PART = 16 * 1024 * 1024
 
@@ -50,6 +52,7 @@ _LEAF_PREFIX = b"\x00avow/part/1"
 
 _MEMBERS = msgspec.json.Decoder(dict[str, msgspec.Raw])
 _ELEMENTS = msgspec.json.Decoder(list[msgspec.Raw])
+_encode = msgspec.json.Encoder().encode
 
 
 class MalformedBody(InputError):
@@ -72,6 +75,15 @@ def request_parts(endpoint: str, body: bytes) -> list[Part]:
 def response_parts(body: bytes) -> list[Part]:
     """The parts of a response, without the member `avow`. Raises MalformedBody."""
     return _parts(body, _RESPONSE, leave_out="avow")
+
+
+def response_body(answer: Mapping[str, Any]) -> tuple[bytes, list[Part]]:
+    """A response as JSON, and its parts: what `response_parts` gives for that JSON, without reading it again."""
+    parts: list[Part] = []
+    body = _join_members("", {key: value for key, value in answer.items() if key != "avow"}, _RESPONSE, parts)
+    if len(parts) > MAX_PARTS:
+        raise MalformedBody("the body has too many parts", limit=MAX_PARTS)
+    return body, parts
 
 
 def effective_parts(effective: bytes) -> list[Part]:
@@ -104,6 +116,22 @@ def _refuse_ambiguous(body: bytes) -> None:
         raise MalformedBody("the body holds a number that is too long") from error
     if not isinstance(parsed, dict):
         raise MalformedBody("the body is not a JSON object")
+    if body.count(b"[") + body.count(b"{") > MAX_BODY_DEPTH:
+        _check_depth(parsed)
+
+
+def _check_depth(value: object) -> None:
+    level = [value]
+    for _ in range(MAX_BODY_DEPTH):
+        level = [
+            child
+            for item in level
+            if isinstance(item, dict | list)
+            for child in (item.values() if isinstance(item, dict) else item)
+        ]
+        if not level:
+            return
+    raise MalformedBody("the body is nested too deep", limit=MAX_BODY_DEPTH)
 
 
 def _distinct(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -141,6 +169,31 @@ def _cut_members(prefix: str, members: dict[str, msgspec.Raw], cut: _Cut, parts:
             raise MalformedBody("a member's name is too long", limit=MAX_NAME)
         inner = cut.get(key) if isinstance(cut, dict) else None
         _cut_value(name, bytes(raw), inner, parts)
+
+
+def _join(name: str, value: Any, cut: _Cut, parts: list[Part]) -> bytes:
+    """The JSON of a value, its parts on the way: `_cut_value` the other way round."""
+    if isinstance(cut, list) and isinstance(value, list):
+        parts.append((name, b"[%d]" % len(value)))
+        elements = [_join(f"{name}/{index}", element, cut[0], parts) for index, element in enumerate(value)]
+        return b"[" + b",".join(elements) + b"]"
+    if isinstance(cut, dict) and isinstance(value, Mapping):
+        parts.append((name, b"{%d}" % len(value)))
+        return _join_members(name, value, cut, parts)
+    raw = _encode(value)
+    parts.append((name, raw))
+    return raw
+
+
+def _join_members(prefix: str, members: Mapping[str, Any], cut: _Cut, parts: list[Part]) -> bytes:
+    joined = []
+    for key, value in members.items():
+        name = f"{prefix}/{key.replace('~', '~0').replace('/', '~1')}"
+        if len(name) > MAX_NAME:
+            raise MalformedBody("a member's name is too long", limit=MAX_NAME)
+        inner = cut.get(key) if isinstance(cut, dict) else None
+        joined.append(_encode(key) + b":" + _join(name, value, inner, parts))
+    return b"{" + b",".join(joined) + b"}"
 
 
 def part_salt(kind: Kind, seed: bytes, name: str) -> bytes:
