@@ -16,6 +16,7 @@ from avow.receipt.commitment import (
     disclose,
     part_salt,
     request_parts,
+    response_body,
     response_parts,
     verify_disclosure,
 )
@@ -59,10 +60,11 @@ def test_ambiguous_bodies_are_refused(body):
 
 
 def test_the_depth_of_a_body_has_a_limit_of_its_own():
-    def nested(levels):
-        return b'{"a":' * (levels - 1) + b"{}" + b"}" * (levels - 1)
+    def nested(levels, inner=b"{}"):
+        return b'{"a":' * (levels - 1) + inner + b"}" * (levels - 1)
 
     assert request_parts("POST /x", nested(64))
+    assert request_parts("POST /x", nested(64, b'{"b":1}'))
     assert request_parts("POST /x", b'{"a":[' + b",".join([b"[]"] * 500) + b"]}")
     for levels in (65, 66, 300, 5000):
         with pytest.raises(MalformedBody):
@@ -147,3 +149,32 @@ def test_malformed_disclosures(field, value):
 def test_the_seed_has_32_bytes():
     with pytest.raises(AvowError):
         commit("request", b"short", [])
+
+
+json_values = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers(-(1 << 53), 1 << 53)
+    | st.floats(allow_nan=False, allow_infinity=False)
+    | st.text(max_size=8),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=6), inner, max_size=3),
+    max_leaves=8,
+)
+messages = st.dictionaries(
+    st.sampled_from(["role", "content", "refusal", "tool_calls", "a/b~c"]),
+    json_values | st.lists(json_values, max_size=3),
+    max_size=5,
+)
+choices = st.dictionaries(st.sampled_from(["index", "message", "logprobs", "x"]), messages | json_values, max_size=4)
+answers = st.dictionaries(
+    st.sampled_from(["id", "choices", "usage", "outputs", "é"]),
+    st.lists(choices | json_values, max_size=3) | json_values,
+    max_size=5,
+)
+
+
+@given(answers)
+def test_a_response_made_here_has_the_parts_of_its_bytes(answer):
+    body, parts = response_body(answer)
+    assert json.loads(body) == answer
+    assert parts == response_parts(body)

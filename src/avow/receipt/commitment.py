@@ -120,15 +120,11 @@ def _refuse_ambiguous(body: bytes) -> None:
         _check_depth(parsed)
 
 
-def _check_depth(value: object) -> None:
-    level = [value]
+def _check_depth(value: dict[str, Any]) -> None:
+    level: list[Any] = [value]
     for _ in range(MAX_BODY_DEPTH):
-        level = [
-            child
-            for item in level
-            if isinstance(item, dict | list)
-            for child in (item.values() if isinstance(item, dict) else item)
-        ]
+        children = [child for item in level for child in (item.values() if isinstance(item, dict) else item)]
+        level = [child for child in children if isinstance(child, dict | list)]
         if not level:
             return
     raise MalformedBody("the body is nested too deep", limit=MAX_BODY_DEPTH)
