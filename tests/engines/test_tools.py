@@ -2,6 +2,7 @@
 
 import json
 import random
+import re
 
 import jsonschema
 import pytest
@@ -11,7 +12,15 @@ from hypothesis import strategies as st
 from avow.engines.errors import InvalidSchema
 from avow.engines.openai import chat_body
 from avow.engines.prompt import CALL_OPEN, turns
-from avow.engines.tools import CallArguments, CallBegins, ToolCallParser, Words, plan_tools, tool_grammar
+from avow.engines.tools import (
+    CallArguments,
+    CallBegins,
+    ToolCallParser,
+    Words,
+    bare_prefixes,
+    plan_tools,
+    tool_grammar,
+)
 from tests.engines.gbnf import Generator
 
 WEATHER = {
@@ -32,9 +41,9 @@ def request(**fields):
     return chat_body({"model": "m", "messages": [{"role": "user", "content": "x"}], "tools": tools, **fields})
 
 
-def parsed(texts):
+def parsed(texts, bare=()):
     """Words, and (name, arguments) of each call."""
-    parser, words, calls = ToolCallParser(), "", []
+    parser, words, calls = ToolCallParser(bare), "", []
     events = [event for text in texts for event in parser.feed(text)]
     for event in [*events, *parser.finish()]:
         if isinstance(event, Words):
@@ -76,7 +85,7 @@ def test_whatever_the_model_says_is_words_or_valid_calls(choice, names, must):
         text = (
             CALL_OPEN[:-1] + generator.text(f"words-{len(CALL_OPEN) - 1}", 40) if begun else generator.text(budget=40)
         )
-        words, calls = parsed([text])
+        words, calls = parsed([text], bare_prefixes(plan))
         seen.add(bool(calls))
         assert CALL_OPEN not in words
         assert not must or (calls and not words)
@@ -118,6 +127,73 @@ TEXTS = [
 ]
 
 
+ARGUMENTS = '{"city": "a}\\"{", "days": 3}'
+BARE = [
+    f'{{"name": "get_weather", "arguments": {ARGUMENTS}}}',
+    f'```json\n{{"name": "get_weather", "arguments": {ARGUMENTS}}}\n```',
+    f'```json\n{{\n  "name": "get_weather",\n  "arguments": {ARGUMENTS}\n}}\n```',
+]
+PREFIXES = bare_prefixes(plan_tools(request()))
+
+
+@pytest.mark.parametrize("text", BARE)
+def test_calls_without_tags_are_taken_out_where_the_grammar_makes_them(text):
+    assert parsed([text], PREFIXES) == ("", [("get_weather", ARGUMENTS)])
+    assert parsed(list(text), PREFIXES) == ("", [("get_weather", ARGUMENTS)])
+    assert parsed([text]) == (text, [])
+    cut = text[: text.index("days")]
+    assert parsed([cut], PREFIXES) == ("", [("get_weather", '{"city": "a}\\"{", "')])
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        '{"name": "get_weather"}',
+        '{"name": "Bob", "arguments": {}}',
+        '```json\n{"name": "Bob"}\n```',
+        'So: {"name": "get_weather", "arguments": {}}',
+        '{"name": "get_wea',
+    ],
+)
+def test_what_only_looks_like_a_call_is_words(text):
+    assert parsed([text], PREFIXES) == (text, [])
+    assert parsed(list(text), PREFIXES) == (text, [])
+
+
+def test_the_grammar_follows_the_beginning_of_a_call_and_of_everything_else():
+    """Random texts hardly ever begin like a call: the rules are walked letter by letter here."""
+    grammar = tool_grammar(plan_tools(request())).text
+    rules = dict(line.split(" ::= ", 1) for line in grammar.splitlines())
+    for text in PREFIXES:
+        rule = rules["root"]
+        for position, letter in enumerate(text):
+            ways = dict(re.findall(r'"((?:\\.|[^"\\])+)" (.+?)(?: \| |$)', rules[rule].removeprefix('"" | ')))
+            shown = {"\n": "\\n", '"': '\\"'}.get(letter, letter)
+            assert ways["<"] == "words-1"
+            assert rules[rule].endswith(" words-0")
+            rule = ways[shown]
+            if position < len(text) - 1:
+                assert rule in rules
+        value = Generator(grammar, random.Random(3))
+        value.rules["made"] = value.rules["root"]
+        found = re.match(r"(r\d+) ", rule)
+        jsonschema.validate(json.loads(value.text(found[1])), TOOLS["now" if "now" in text else "get_weather"])
+
+
+@pytest.mark.parametrize(
+    "parameters", [{"type": "string"}, {"anyOf": [{"type": "null"}]}, {"$ref": "#/$defs/a", "$defs": {"a": {}}}]
+)
+def test_arguments_are_an_object_whatever_the_schema_says(parameters):
+    definition = {"type": "function", "function": {"name": "f", "parameters": parameters}}
+    plan = plan_tools(request(tools=[definition], tool_choice="required"))
+    assert tool_grammar(plan).unenforced == ("tools[0].function.parameters",)
+    ((_name, arguments),) = parsed([Generator(tool_grammar(plan).text, random.Random(1)).text()])[1][:1]
+    assert isinstance(json.loads(arguments), dict)
+    definition["function"]["strict"] = True
+    with pytest.raises(InvalidSchema):
+        tool_grammar(plan_tools(request(tools=[definition])))
+
+
 @pytest.mark.parametrize("text", TEXTS)
 @given(data=st.data())
 @settings(max_examples=40)
@@ -125,6 +201,20 @@ def test_how_the_text_is_cut_does_not_matter(text, data):
     cuts = sorted(data.draw(st.lists(st.integers(0, len(text)), max_size=12)))
     pieces = [text[a:b] for a, b in zip([0, *cuts], [*cuts, len(text)], strict=True)]
     assert parsed(pieces) == parsed([text])
+    assert parsed(pieces, PREFIXES) == parsed([text], PREFIXES)
+
+
+def test_names_with_dashes_make_no_ranges_of_letters():
+    names = ["a-z", "a_z", "a0", "aZ"]
+    tools = [{"type": "function", "function": {"name": name, "parameters": {"type": "object"}}} for name in names]
+    grammar = tool_grammar(plan_tools(request(tools=tools))).text
+    sets = [
+        found
+        for line in grammar.splitlines()
+        if "words-0" in line
+        for found in re.findall(r"\[\^[^\]]*\] words-0", line)
+    ]
+    assert not any("-" in found.removesuffix(" words-0") for found in sets)
 
 
 def test_what_the_parser_takes_out():
@@ -138,6 +228,7 @@ def test_what_the_parser_takes_out():
 @given(st.lists(st.text(alphabet='<>tol_ca/l{}"\n n:argumes', max_size=12), max_size=8))
 def test_any_text_is_taken(pieces):
     parsed(pieces)
+    parsed(pieces, PREFIXES)
 
 
 def test_words_come_as_soon_as_they_are_certain():

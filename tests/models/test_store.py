@@ -109,13 +109,16 @@ def test_a_stored_manifest_that_changed_is_noticed(store, source):
         store.get(program_id)
 
 
-def test_two_programs_of_one_name_are_told_apart_by_id(store, source):
+def test_a_name_means_the_program_added_last_and_an_id_itself(store, source):
     paths = {"model.gguf": source(DATA)}
     first = store.add(manifest(file_of(DATA)), paths)
-    store.add(manifest(file_of(b"x")), {"model.gguf": source(b"x", "x")})
-    with pytest.raises(UnknownProgram, match="more than one"):
-        store.find("tiny")
+    second = store.add(manifest(file_of(b"x")), {"model.gguf": source(b"x", "x")})
+    assert store.find("tiny").program_id == second
     assert store.find(first.hex()).program_id == first
+    store.touch(first)
+    assert store.find("tiny").program_id == first
+    with pytest.raises(UnknownProgram):
+        store.find("tin")
 
 
 class Breaking(io.BytesIO):

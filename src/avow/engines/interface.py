@@ -22,17 +22,21 @@ class Engine(Protocol):
 
     def effective(self, request: Mapping[str, Any]) -> dict[str, Any]:
         """All effective parameters of a request, as JSON: they and the program fully determine what is run."""
+        ...
 
     def chat(
         self, request: Mapping[str, Any], effective: Mapping[str, Any], emit: Emit | None = None
     ) -> dict[str, Any]:
         """OpenAI's chat request → chat.completion; blocks. Chunks go to `emit` as they come; True from it cancels."""
+        ...
 
     def infer(self, request: Mapping[str, Any]) -> dict[str, Any]:
         """Open Inference Protocol v2 request → response; blocks."""
+        ...
 
     def close(self) -> None:
         """Frees the engine once running answers are done."""
+        ...
 
 
 def load(program: StoredProgram, *, threads: int = 1, slots: int = 4, progress: Progress = no_progress) -> Engine:

@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from hashlib import sha256
+from importlib import import_module
 from pathlib import Path
 from secrets import randbits, token_hex
 from typing import Any, Literal, cast
@@ -36,7 +37,7 @@ from avow.engines.openai import NEUTRAL, ChatBody, chat_body
 from avow.engines.options import Options
 from avow.engines.prompt import Turn, added_digest, tools_text, turns
 from avow.engines.runtime import package_version, runtime_id
-from avow.engines.tools import ToolCallParser, ToolPlan, Words, plan_tools, tool_grammar
+from avow.engines.tools import ToolCallParser, ToolPlan, Words, bare_prefixes, plan_tools, tool_grammar
 from avow.models.errors import ManifestError
 from avow.models.gguf import check_gguf
 from avow.models.store import StoredProgram
@@ -187,7 +188,7 @@ class LlamaEngine:
                     self._run_stream(job, plan, completion)
         return completion.end()
 
-    def infer(self, _request: Mapping[str, Any]) -> dict[str, Any]:
+    def infer(self, request: Mapping[str, Any]) -> dict[str, Any]:  # noqa: ARG002  # the interface's
         raise WrongKind("this program chats: use /v1/chat/completions", program=self._program.manifest.name)
 
     def close(self) -> None:
@@ -216,8 +217,8 @@ class LlamaEngine:
         }
 
     def _start(self, path: Path) -> Any:
-        import xllamacpp
-
+        # By name: the library is an extension module whose types nobody has written down.
+        xllamacpp = import_module("xllamacpp")
         options = self._options
         params = xllamacpp.CommonParams()
         params.model.path = str(path)
@@ -309,7 +310,7 @@ class LlamaEngine:
         return job
 
     def _run_stream(self, job: dict[str, Any], plan: _Plan, completion: Completion) -> None:
-        parser = ToolCallParser() if plan.tools.mode != "none" else None
+        parser = ToolCallParser(bare_prefixes(plan.tools)) if plan.tools.mode != "none" else None
         progress = StreamReader(completion)
         failure: list[BaseException] = []
 
@@ -340,7 +341,7 @@ class LlamaEngine:
         choice = answer["choices"][0]
         completion.usage.prompt = answer["usage"]["prompt_tokens"]
         completion.usage.completion += answer["usage"]["completion_tokens"]
-        parser = ToolCallParser() if plan.tools.mode != "none" else None
+        parser = ToolCallParser(bare_prefixes(plan.tools)) if plan.tools.mode != "none" else None
         text = choice["message"]["content"] or ""
         entries = (choice.get("logprobs") or {}).get("content") or []
         if parser:

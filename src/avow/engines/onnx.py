@@ -12,6 +12,7 @@ import functools
 import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from importlib import import_module
 from typing import Any, Literal, Protocol
 
 import numpy as np
@@ -87,6 +88,7 @@ class Processor(Protocol):
 
     def infer(self, tensors: Mapping[str, InputTensor], run: "Run") -> dict[str, tuple[str, Array]]:
         """Output name → (datatype, values)."""
+        ...
 
 
 class Run(Protocol):
@@ -176,7 +178,10 @@ class OnnxEngine:
         }
 
     def chat(
-        self, _request: Mapping[str, Any], _effective: Mapping[str, Any], _emit: Emit | None = None
+        self,
+        request: Mapping[str, Any],  # noqa: ARG002  # the interface's, as are the next two
+        effective: Mapping[str, Any],  # noqa: ARG002
+        emit: Emit | None = None,  # noqa: ARG002
     ) -> dict[str, Any]:
         raise WrongKind("this program takes tensors: use /v2/models/…/infer", program=self._program.manifest.name)
 
@@ -272,7 +277,7 @@ class OnnxEngine:
 @functools.cache
 def _failures() -> tuple[type[Exception], ...]:
     """What ONNX Runtime raises: exceptions of its own, without a common base, beside Python's."""
-    from onnxruntime.capi import onnxruntime_pybind11_state as state
+    state = import_module("onnxruntime.capi.onnxruntime_pybind11_state")
 
     own = [kind for kind in vars(state).values() if isinstance(kind, type) and issubclass(kind, Exception)]
     return (*own, RuntimeError, ValueError, TypeError, MemoryError)

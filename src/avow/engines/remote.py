@@ -24,7 +24,7 @@ import msgspec
 from msgspec import Meta, Struct
 
 from avow.engines.completion import Emit
-from avow.engines.errors import EngineClosed, InvalidOptions, InvalidRequest, UpstreamFailed, WrongKind
+from avow.engines.errors import EngineClosed, EngineFailed, InvalidOptions, InvalidRequest, UpstreamFailed, WrongKind
 from avow.engines.openai import chat_body
 from avow.engines.options import Options
 from avow.models.store import StoredProgram
@@ -144,10 +144,12 @@ class RemoteEngine:
         }
 
     def chat(
-        self, request: Mapping[str, Any], _effective: Mapping[str, Any], emit: Emit | None = None
+        self, request: Mapping[str, Any], effective: Mapping[str, Any], emit: Emit | None = None
     ) -> dict[str, Any]:
         """Relays; blocks. Raises InvalidRequest, UpstreamFailed, EngineClosed, and whatever `emit` raises."""
         body = chat_body(request)
+        if effective != self.effective(request):
+            raise EngineFailed("the effective parameters are not those of this request on this engine")
         usage = bool(body.stream_options and body.stream_options.include_usage)
         relay = _Relay(self._program.manifest.name, emit=emit, include_usage=usage, logprobs=bool(body.logprobs))
         with self._send(self._upstream_body(request, stream=emit is not None)) as response:
@@ -160,7 +162,7 @@ class RemoteEngine:
                         break
         return relay.end()
 
-    def infer(self, _request: Mapping[str, Any]) -> dict[str, Any]:
+    def infer(self, request: Mapping[str, Any]) -> dict[str, Any]:  # noqa: ARG002  # the interface's
         raise WrongKind("this program chats: use /v1/chat/completions", program=self._program.manifest.name)
 
     def close(self) -> None:

@@ -58,6 +58,7 @@ def install(store: Store, name: str, progress: Progress = no_progress) -> bytes:
     except UnknownProgram:
         return fetch(store, item.manifest, item.pieces, progress)
     if all(store.has(file) for file in item.manifest.files):
+        store.touch(stored.program_id)
         return stored.program_id
     return fetch(store, item.manifest, item.pieces, progress)
 

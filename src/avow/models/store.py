@@ -100,12 +100,11 @@ class Store:
         return StoredProgram(program_id, manifest, {file.path: self.path(file) for file in manifest.files})
 
     def find(self, name: str) -> StoredProgram:
-        """The program with this name or this id in hex. Raises UnknownProgram when there is none, or more than one."""
+        """The program with this id in hex, else the one of this name that was added last. Raises UnknownProgram."""
         found = [item for item in self.list() if name in (item.manifest.name, item.program_id.hex())]
-        if len(found) != 1:
-            detail = "more than one program has this name: give its id" if found else "no such program here"
-            raise UnknownProgram(detail, name=name[:96], hint="`avow model list` shows what is there")
-        return found[0]
+        if not found:
+            raise UnknownProgram("no such program here", name=name[:96], hint="`avow model list` shows what is there")
+        return max(found, key=lambda item: (item.program_id.hex() == name, self._added_ns(item.program_id)))
 
     def list(self) -> list[StoredProgram]:
         """All programs, by name."""
@@ -113,6 +112,13 @@ class Store:
             return []
         found = [self.get(bytes.fromhex(path.stem)) for path in self._programs.glob("?" * 64 + ".cbor")]
         return sorted(found, key=lambda item: (item.manifest.name, item.program_id))
+
+    def touch(self, program_id: bytes) -> None:
+        """Makes a program the one that its name means."""
+        os.utime(self._programs / f"{program_id.hex()}.cbor")
+
+    def _added_ns(self, program_id: bytes) -> int:
+        return (self._programs / f"{program_id.hex()}.cbor").stat().st_mtime_ns
 
     def remove(self, program_id: bytes) -> int:
         """Forgets a program and the files that no other program names; the bytes freed. Raises UnknownProgram."""
