@@ -18,10 +18,10 @@ from avow.nodes.jobs import Begin, Chunks, Head, Job, Result, Terms
 from avow.nodes.opening import Opening, seal
 from avow.nodes.signer import Charge, Signer
 from avow.nodes.splice import PrivateEncoder
-from avow.receipt.commitment import commit, effective_parts, request_parts, response_parts
+from avow.receipt.commitment import commit, effective_parts, request_parts, response_body
 from avow.receipt.requester import Requester
 from avow.receipt.statement import StreamEnd
-from avow.receipt.stream import assemble, chunk_mac, stream_next, stream_start
+from avow.receipt.stream import Assembly, chunk_mac, stream_next, stream_start
 
 log = logging.getLogger(__name__)
 
@@ -116,7 +116,8 @@ class Run:
         self._ready: deque[_Ready] = deque()
         self._scheduled = False
         self._mac_key: bytes | None = None
-        self._made: list[bytes] = []
+        self._made = 0
+        self._assembly = Assembly()
         self._head = b""
         self._prepared: _Prepared | None = None
         self._sent = 0
@@ -308,9 +309,8 @@ class Run:
         else:
             answer = engine.infer(prepared.request)
         self._check_cancelled()
-        body = _json(answer)
         usage, units = _usage(self._loaded.kind, answer)
-        return self._outcome(prepared, body, b"", usage=usage, units=units, stream=None, complete=True)
+        return self._outcome(prepared, answer, usage=usage, units=units, stream=None, complete=True)
 
     def _is_cancelled(self, _chunk: dict[str, Any]) -> bool:
         return self._cause is not None
@@ -340,10 +340,9 @@ class Run:
         if not self._made:
             self._check_cancelled()
         usage, units = _usage(self._loaded.kind, answer)
-        end = StreamEnd(self._head, len(self._made))
-        last = self._head + len(self._made).to_bytes(8)
-        body = assemble(self._made)
-        return self._outcome(prepared, body, last, usage=usage, units=units, stream=end, complete=complete)
+        end = StreamEnd(self._head, self._made)
+        assembled = self._assembly.answer()
+        return self._outcome(prepared, assembled, usage=usage, units=units, stream=end, complete=complete)
 
     def _emit(self, chunk: dict[str, Any]) -> bool:
         """Called by the engine for each chunk, in the worker. True tells it to stop."""
@@ -351,7 +350,8 @@ class Run:
             return True
         data = _json(chunk)
         self._head = head = stream_next(self._head, data)
-        self._made.append(data)
+        self._made += 1
+        self._assembly.add(chunk)
         mac = None if self._mac_key is None else chunk_mac(self._mac_key, head)
         self._ready.append((data, mac, head))
         if not self._scheduled:
@@ -365,8 +365,7 @@ class Run:
     def _outcome(
         self,
         prepared: _Prepared,
-        body: bytes,
-        last: bytes,
+        answer: Mapping[str, Any],
         *,
         usage: tuple[tuple[str, int], ...],
         units: int,
@@ -374,8 +373,9 @@ class Run:
         complete: bool,
     ) -> "_Outcome":
         job, seed = self.job, self._seed
-        parts = response_parts(body)
-        if stream is not None:
+        body, parts = response_body(answer)
+        last = b"" if stream is None else stream.head + stream.chunks.to_bytes(8)
+        if last:
             parts.append(("stream", last))
         opening = Opening(job.endpoint, job.body, prepared.effective_json, body, last)
         return _Outcome(

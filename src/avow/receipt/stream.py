@@ -82,52 +82,77 @@ _encode = msgspec.json.Encoder().encode
 
 
 def assemble(chunks: Sequence[bytes]) -> bytes:
-    """The chat completion that a stream's chunks make, as JSON in one fixed form.
-
-    Members, in order: id, object, created, model, choices by index (index, message, logprobs, finish_reason), usage, and
-    system_fingerprint where the stream had one. Contents, refusals, log-probabilities and tool-call arguments are concatenated.
-    Raises MalformedChunk.
-    """
+    """The chat completion that a stream's chunks make, as JSON in one fixed form (`Assembly.answer`). Raises MalformedChunk."""
     if len(chunks) > MAX_CHUNKS:
         raise MalformedChunk("too many chunks", limit=MAX_CHUNKS)
-    first: dict[str, Any] = {}
-    choices: dict[int, _Choice] = {}
-    usage: Any = None
+    assembly = Assembly()
     for data in chunks:
         try:
             chunk = _decode(data)
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
             raise MalformedChunk("a chunk is not JSON") from error
+        assembly.add(chunk)
+    try:
+        return _encode(assembly.answer())
+    except RecursionError as error:
+        raise MalformedChunk("a chunk is nested too deep") from error
+
+
+class Assembly:
+    """The answer that chunks make, chunk by chunk."""
+
+    __slots__ = ("_choices", "_first", "_usage")
+
+    def __init__(self) -> None:
+        self._first: dict[str, Any] = {}
+        self._choices: dict[int, _Choice] = {}
+        self._usage: Any = None
+
+    def add(self, chunk: object) -> None:
+        """The next chunk, decoded. Raises MalformedChunk."""
         if not isinstance(chunk, dict):
             raise MalformedChunk("a chunk is not an object")
-        first = first or chunk
-        usage = chunk.get("usage") or usage
+        if not self._first:
+            self._first = chunk
+        usage = chunk.get("usage")
+        if usage:
+            self._usage = usage
         for delta in _listed(chunk.get("choices")):
             index = delta.get("index")
             if not isinstance(index, int) or isinstance(index, bool) or not 0 <= index < 1024:
                 raise MalformedChunk("a choice has no index")
-            choices.setdefault(index, _Choice(index)).add(delta)
-    body: dict[str, Any] = {
-        "id": first.get("id"),
-        "object": "chat.completion",
-        "created": first.get("created"),
-        "model": first.get("model"),
-        "choices": [choices[index].whole() for index in sorted(choices)],
-        "usage": usage,
-    }
-    if first.get("system_fingerprint") is not None:
-        body["system_fingerprint"] = first["system_fingerprint"]
-    try:
-        return _encode(body)
-    except RecursionError as error:
-        raise MalformedChunk("a chunk is nested too deep") from error
+            choice = self._choices.get(index)
+            if choice is None:
+                choice = self._choices[index] = _Choice(index)
+            choice.add(delta)
+
+    def answer(self) -> dict[str, Any]:
+        """Members, in order: id, object, created, model, choices by index (index, message, logprobs, finish_reason), usage,
+        and system_fingerprint where the stream had one. Contents, refusals, log-probabilities and tool-call arguments are
+        concatenated.
+        """
+        first, choices = self._first, self._choices
+        body: dict[str, Any] = {
+            "id": first.get("id"),
+            "object": "chat.completion",
+            "created": first.get("created"),
+            "model": first.get("model"),
+            "choices": [choices[index].whole() for index in sorted(choices)],
+            "usage": self._usage,
+        }
+        if first.get("system_fingerprint") is not None:
+            body["system_fingerprint"] = first["system_fingerprint"]
+        return body
 
 
 def _listed(value: object) -> list[dict[str, Any]]:
     if value is None:
         return []
-    if not isinstance(value, list) or not all(isinstance(item, dict) for item in value):
+    if not isinstance(value, list):
         raise MalformedChunk("a list of objects was expected")
+    for item in value:
+        if not isinstance(item, dict):
+            raise MalformedChunk("a list of objects was expected")
     return value
 
 
@@ -156,6 +181,10 @@ class _Choice:
             self.logprobs = grown
         delta = choice.get("delta")
         if not isinstance(delta, dict):
+            return
+        piece = delta.get("content")
+        if len(delta) == 1 and isinstance(piece, str) and self.content is not None:
+            self.content.append(piece)  # what nearly every chunk is
             return
         self.role = delta.get("role") or self.role
         self.content = _extend(self.content, delta.get("content"))
