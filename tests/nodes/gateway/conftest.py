@@ -51,8 +51,8 @@ def make_gateway(tmp_path):
     async def make(node, **changes):
         config = GatewayConfig(home=tmp_path, nodes=("unix:/simulated",), port=0, **changes)
         (tmp_path / "trust.json").write_bytes(node.network.trust().to_json())
-        async with running_gateway(config, node.client, PayerAccount(node.network.payer, None)) as url:
-            gateway = Gateway(url, node, tmp_path)
+        async with running_gateway(config, node.client, PayerAccount(node.network.payer, None)) as running:
+            gateway = Gateway(running.url, node, tmp_path)
             await gateway.wait_for_model()
             try:
                 yield gateway

@@ -83,6 +83,7 @@ class PayerAccount:
         """Rule 2, until cancelled."""
         bank = self._bank
         if bank is None:
+            await asyncio.Event().wait()
             return
         checked: dict[bytes, float] = {}
         while True:

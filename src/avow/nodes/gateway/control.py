@@ -1,5 +1,6 @@
 """Everything beside inference: what is served here, receipts, the trust policy, health and metrics."""
 
+import asyncio
 import re
 from collections.abc import Awaitable, Callable
 from typing import Any, Protocol
@@ -140,11 +141,11 @@ class Control:
         headers = dict(_PRIVATE_HEADERS)
         if "application/cbor" in request.headers.get("accept", ""):
             return Response(data, 200, headers, "application/cbor")
-        return Response(Receipt.from_bytes(data).to_json(), 200, headers, "application/json")
+        return Response(await asyncio.to_thread(_as_json, data), 200, headers, "application/json")
 
     async def report(self, request: Request) -> Response:
         """What this gateway finds when it verifies the receipt. A convenience: who doubts runs `avow verify`."""
-        receipt = Receipt.from_bytes(await self._receipt(request))
+        receipt = await asyncio.to_thread(Receipt.from_bytes, await self._receipt(request))
         return json_response(await self._trust.report(receipt), headers=_PRIVATE_HEADERS)
 
     async def _receipt(self, request: Request) -> bytes:
@@ -155,7 +156,7 @@ class Control:
         wait_ms = _wait_ms(request)
         identity = bytes.fromhex(name)
         link, data = await self._find(identity, secret)
-        if wait_ms and Receipt.from_bytes(data).settlement is None:
+        if wait_ms and (await asyncio.to_thread(Receipt.from_bytes, data)).settlement is None:
             try:
                 await link.node.wait_settled(identity, wait_ms)
                 data = await link.node.receipt(identity, secret)
@@ -217,6 +218,11 @@ def tensor_metadata(program: ProgramDescription) -> dict[str, Any]:
     tensors = {"inputs": described.get("inputs", []), "outputs": described.get("outputs", [])}
     platform = described.get("platform", program.engine)
     return {"name": program.name, "versions": [program.program.hex()], "platform": platform, **tensors}
+
+
+def _as_json(data: bytes) -> bytes:
+    """A receipt's JSON form; called in a thread, for an opened receipt may hold megabytes."""
+    return Receipt.from_bytes(data).to_json()
 
 
 def _asset(asset: Asset) -> Response:

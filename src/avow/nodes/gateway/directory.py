@@ -7,7 +7,7 @@ with growing pauses. A request is routed to the connected node that offers its p
 import asyncio
 import contextlib
 import logging
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Iterator
+from collections.abc import AsyncGenerator, Callable, Iterable, Iterator
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Protocol
@@ -18,6 +18,7 @@ from avow.nodes.jobs import Answer, Begin, Chunks, Head, Job, NodeDescription, N
 from avow.receipt.statement import Method
 
 Event = Begin | Chunks | Head | Answer
+_KNOWN_METHODS = frozenset(Method)
 log = logging.getLogger("avow.gateway")
 
 FIRST_PAUSE_S = 0.05
@@ -133,6 +134,13 @@ class Route:
     price: int
 
 
+def _routes_of(link: Link, program: ProgramDescription) -> Iterator[Route]:
+    """A program's routes on one node; what a newer node may offer beyond what is known here is left out."""
+    for method, price in zip(program.methods, program.prices, strict=False):
+        if method in _KNOWN_METHODS and price.isascii() and price.isdigit():
+            yield Route(link, program, Method(method), int(price))
+
+
 class Directory:
     """All links, and the table of routes that their descriptions make."""
 
@@ -144,17 +152,6 @@ class Directory:
         self._routes: dict[tuple[str, Method], list[Route]] = {}
         self._programs: dict[str, ProgramDescription] = {}
 
-    @contextlib.asynccontextmanager
-    async def running(self) -> AsyncIterator[None]:
-        """Keep the links up for as long as the context is open."""
-        tasks = [asyncio.create_task(link.run(), name=f"link {link.address}") for link in self.links]
-        try:
-            yield
-        finally:
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
-
     def _rebuild(self) -> None:
         routes: dict[tuple[str, Method], list[Route]] = {}
         programs: dict[str, ProgramDescription] = {}
@@ -163,8 +160,7 @@ class Directory:
                 continue
             for program in link.description.programs:
                 programs.setdefault(program.name, program)
-                for method, price in zip(program.methods, program.prices, strict=True):
-                    route = Route(link, program, Method(method), int(price))
+                for route in _routes_of(link, program):
                     for name in (program.name, program.program.hex()):
                         routes.setdefault((name, route.method), []).append(route)
         self._routes, self._programs = routes, programs

@@ -94,6 +94,12 @@ class NoNode(Unavailable):
     code = "no_node"
 
 
+class AddressInUse(AvowError):
+    """The gateway cannot listen where it should."""
+
+    code = "address_in_use"
+
+
 def says(error: AvowError, kind: type[AvowError]) -> bool:
     """Whether an error, perhaps another process's, is of this kind: codes are compared, for types do not travel."""
     return error.code == kind.code

@@ -88,10 +88,14 @@ def _mac_text(mac: bytes) -> bytes:
 
 def chunk_frames(chunks: Chunks) -> bytes:
     """The bytes of chunks that arrived together, for one write."""
-    if not chunks.macs:
-        return b"".join([b"data: %b\n\n" % data for data in chunks.data])
-    pairs = zip(chunks.macs, chunks.data, strict=True)
-    return b"".join([b": m %b\ndata: %b\n\n" % (_mac_text(mac), data) for mac, data in pairs])
+    data, macs = chunks.data, chunks.macs
+    if len(data) == 1:  # a trickle, as engines make it
+        event = b"data: %b\n\n" % data[0]
+        return b": m %b\n%b" % (_mac_text(macs[0]), event) if macs else event
+    if not macs:
+        return b"".join([b"data: %b\n\n" % item for item in data])
+    pairs = zip(macs, data, strict=True)
+    return b"".join([b": m %b\ndata: %b\n\n" % (_mac_text(mac), item) for mac, item in pairs])
 
 
 def head_frame(head: Head) -> bytes:

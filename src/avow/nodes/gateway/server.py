@@ -4,10 +4,9 @@ import asyncio
 import contextlib
 import json
 import os
-import signal
 import socket
-import sys
 from collections.abc import AsyncIterator, Callable, Iterator
+from dataclasses import dataclass
 
 import uvicorn
 
@@ -18,11 +17,14 @@ from avow.nodes.gateway.application import LOOPBACK_NAMES, GatewayApplication
 from avow.nodes.gateway.config import GatewayConfig
 from avow.nodes.gateway.control import Control
 from avow.nodes.gateway.directory import Directory, Node
+from avow.nodes.gateway.errors import AddressInUse
 from avow.nodes.gateway.inference import Inference
 from avow.nodes.gateway.metrics import GatewayMetrics
 from avow.nodes.gateway.protocol import LimitedProtocol
 from avow.nodes.gateway.settled import TrustGap, watch_settlements
 from avow.nodes.gateway.trust import NetworkTrust
+from avow.nodes.node_client import NodeClient
+from avow.nodes.process import Ready, announce, run, until_stopped
 
 CHAIN_TIMEOUT_S = 5.0
 STOP_GRACE_S = 5
@@ -46,11 +48,17 @@ class _Server(uvicorn.Server):
 
 
 def listen(host: str, port: int) -> socket.socket:
-    """A listening socket; port 0 picks a free one."""
+    """A listening socket; port 0 picks a free one. Raises AddressInUse."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     listener = socket.socket(family, socket.SOCK_STREAM)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    listener.bind((host, port))
+    try:
+        listener.bind((host, port))
+    except OSError as error:
+        listener.close()
+        raise AddressInUse(
+            f"cannot listen at {host}:{port}: {error.strerror}", hint="--port chooses another"
+        ) from error
     listener.listen(1024)
     listener.setblocking(False)
     return listener
@@ -64,41 +72,56 @@ def _hosts(config: GatewayConfig) -> frozenset[bytes]:
     return frozenset()
 
 
+@dataclass(frozen=True, slots=True)
+class Running:
+    """A gateway that serves at `url`; none of its `tasks` ends by itself unless something is wrong."""
+
+    url: str
+    tasks: list[asyncio.Task[None]]
+
+
 @contextlib.asynccontextmanager
 async def running_gateway(
     config: GatewayConfig, connect: Callable[[], Node], payer: PayerAccount
-) -> AsyncIterator[str]:
-    """A gateway that serves for as long as the context is open; gives its URL."""
+) -> AsyncIterator[Running]:
+    """A gateway that serves for as long as the context is open. Raises AddressInUse."""
     limits = config.limits
     metrics = GatewayMetrics()
     gap = TrustGap(metrics)
     directory = Directory(config.nodes, connect, limits.in_flight_per_node, config.default_method)
-    chain = None if config.chain is None else ChainClient(config.chain, timeout_s=CHAIN_TIMEOUT_S)
-    trust = NetworkTrust(chain, config.home / "trust.json")
-    application = GatewayApplication(
-        Inference(directory, metrics, gap, payer.address, limits), Control(directory, metrics, trust), _hosts(config)
-    )
-    listener = listen(config.host, config.port)
-    host, port = listener.getsockname()[:2]
-    server = _Server(_uvicorn_config(application, config))
-    tasks = [
-        asyncio.create_task(watch_settlements(directory, gap, metrics), name="settlements"),
-        asyncio.create_task(payer.keep_allowances(directory), name="allowances"),
-    ]
-    async with directory.running():
-        serving = asyncio.create_task(server.serve([listener]), name="http")
+    async with contextlib.AsyncExitStack() as stack:
+        chain = None
+        if config.chain is not None:
+            chain = await stack.enter_async_context(ChainClient(config.chain, timeout_s=CHAIN_TIMEOUT_S))
+        control = Control(directory, metrics, NetworkTrust(chain, config.home / "trust.json"))
+        inference = Inference(directory, metrics, gap, payer.address, limits)
+        application = GatewayApplication(inference, control, _hosts(config))
+        listener = stack.enter_context(listen(config.host, config.port))
+        server = _Server(_uvicorn_config(application, config))
+        jobs = {
+            "http": server.serve([listener]),
+            "settlements": watch_settlements(directory, gap, metrics),
+            "allowances": payer.keep_allowances(directory),
+            **{f"link {link.address}": link.run() for link in directory.links},
+        }
+        tasks = [asyncio.create_task(job, name=name) for name, job in jobs.items()]
         try:
-            listening = asyncio.create_task(server.listening.wait())
-            await asyncio.wait((serving, listening), return_when=asyncio.FIRST_COMPLETED)
-            yield f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+            await _until_listening(server, tasks[0])
+            host, port = listener.getsockname()[:2]
+            yield Running(f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}", tasks)
         finally:
             server.should_exit = True
-            for task in tasks:
+            for task in tasks[1:]:
                 task.cancel()
-            await asyncio.gather(serving, *tasks, return_exceptions=True)
-            listener.close()
-            if chain is not None:
-                await chain.close()
+            await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def _until_listening(server: _Server, serving: asyncio.Task[None]) -> None:
+    listening = asyncio.create_task(server.listening.wait())
+    done, _ = await asyncio.wait((serving, listening), return_when=asyncio.FIRST_COMPLETED)
+    if serving in done:
+        listening.cancel()
+        serving.result()
 
 
 def _uvicorn_config(application: GatewayApplication, config: GatewayConfig) -> uvicorn.Config:
@@ -119,32 +142,22 @@ def _uvicorn_config(application: GatewayApplication, config: GatewayConfig) -> u
     )
 
 
-async def serve_gateway(config: GatewayConfig, ready: Callable[[str], None]) -> None:
-    """Serve until SIGTERM or SIGINT. `ready` is called once with the URL."""
-    from avow.nodes.node_client import NodeClient
+async def serve_gateway(config: GatewayConfig, ready: Ready) -> None:
+    """Serve until SIGTERM or SIGINT. `ready` is called once with the URL, which HOME/gateway/state.json then holds too.
 
-    stop = asyncio.Event()
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stop.set)
+    Raises what ends the process.
+    """
     private_folder(config.home / "gateway")
     async with (
         PayerAccount.open(config.home / "gateway" / "key", config.chain) as payer,
-        running_gateway(config, NodeClient, payer) as url,
+        running_gateway(config, NodeClient, payer) as gateway,
     ):
-        state = {"url": url, "pid": os.getpid(), "payer": "0x" + payer.address.hex()}
+        state = {"url": gateway.url, "pid": os.getpid(), "payer": "0x" + payer.address.hex()}
         write_private(config.home / "gateway" / "state.json", json.dumps(state).encode() + b"\n")
-        ready(url)
-        await stop.wait()
+        ready(gateway.url)
+        await until_stopped(gateway.tasks)
 
 
-def _announce(url: str) -> None:
-    sys.stdout.write(f"ready {url}\n")
-    sys.stdout.flush()
-
-
-def run_gateway(config: GatewayConfig, ready: Callable[[str], None] = _announce) -> None:
+def run_gateway(config: GatewayConfig, ready: Ready = announce) -> None:
     """The process: blocks until it is told to stop."""
-    import uvloop
-
-    uvloop.run(serve_gateway(config, ready))
+    run(lambda: serve_gateway(config, ready))

@@ -231,6 +231,10 @@ function fail(error) {
 }
 
 find("copy").addEventListener("click", async () => {
+  if (!navigator.clipboard) { /* only secure contexts have it: mark the text instead */
+    getSelection().selectAllChildren(find("command"));
+    return;
+  }
   await navigator.clipboard.writeText(find("command").textContent);
   find("copy").textContent = "Copied";
   setTimeout(() => { find("copy").textContent = "Copy"; }, 1500);
