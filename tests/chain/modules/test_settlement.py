@@ -104,6 +104,14 @@ def test_the_operator_pays_itself_without_consent(chain, node):
     assert chain.balance("operator") == before - result.gas_used * chain.genesis.base_fee
 
 
+def test_the_operator_pays_itself_beside_void_statements(chain, node):
+    statements = [node.sign(payer="operator"), node.sign(payer="stranger"), node.sign(payer="operator", amount=0)]
+    before = chain.balance("operator")
+    result = chain.settle(node, statements, void=b"\x00\x04\x00")
+    assert result.code == Code.OK
+    assert chain.balance("operator") == before - result.gas_used * chain.genesis.base_fee
+
+
 def test_what_is_free_needs_no_consent(chain, node):
     assert chain.settle(node, [node.sign(payer="stranger", amount=0)]).code == Code.OK
 
