@@ -72,8 +72,26 @@ function showRequest(parts) {
   }
   for (let index = 0; parts.has(`/inputs/${index}`); index += 1) {
     const tensor = parsed(parts.get(`/inputs/${index}`));
-    turn(`Input ${tensor.name ?? index} · ${tensor.datatype ?? ""} ${JSON.stringify(tensor.shape ?? [])}`, shorten(JSON.stringify(tensor.data)), false, true);
+    turn(`Input ${tensor.name ?? index} · ${tensor.datatype ?? ""} ${JSON.stringify(tensor.shape ?? [])}`, tensorText(tensor), false, true);
   }
+}
+
+/* A tensor's values for people: a file as its text where it is one, else its size; a single value bare; numbers as a list. */
+function tensorText(tensor) {
+  const values = Array.isArray(tensor.data) ? tensor.data.flat(Infinity) : [];
+  const isText = tensor.parameters && tensor.parameters.content_type === "str";
+  const shown = tensor.datatype === "BYTES" && !isText ? values.map(fileText) : values.map(String);
+  return shorten(shown.join(tensor.datatype === "BYTES" ? "\n" : ", "));
+}
+
+function fileText(base64) {
+  try {
+    const bytes = Uint8Array.from(atob(base64), (character) => character.charCodeAt(0));
+    const size = `${bytes.length.toLocaleString()} bytes`;
+    try {
+      return `${size}\n${new TextDecoder("utf-8", { fatal: true }).decode(bytes)}`;
+    } catch { return size; }
+  } catch { return String(base64); }
 }
 
 function showResponse(parts, complete) {
@@ -90,13 +108,15 @@ function showResponse(parts, complete) {
     if (text || !calls.length) turn(complete ? label : `${label} · cut short`, text, true);
     if (calls.length) turn(`${label} · calls`, calls.join("\n"), true, true);
   }
+  const outputs = [];
   for (let index = 0; parts.has(`/outputs/${index}`); index += 1) {
     const tensor = parsed(parts.get(`/outputs/${index}`));
-    turn(`Output ${tensor.name ?? index} · ${tensor.datatype ?? ""} ${JSON.stringify(tensor.shape ?? [])}`, shorten(JSON.stringify(tensor.data)), true, true);
+    outputs.push(`${tensor.name ?? index}: ${tensorText(tensor)}`);
   }
+  if (outputs.length) turn("Output", outputs.join("\n"), true, true);
 }
 
-const shorten = (text) => (text && text.length > 4000 ? `${text.slice(0, 4000)}… (${text.length} characters)` : String(text));
+const shorten = (text) => (text && text.length > 2000 ? `${text.slice(0, 2000)}…\n(${text.length.toLocaleString()} characters in all)` : String(text));
 
 function showWords(receipt) {
   find("conversation").replaceChildren();
