@@ -7,8 +7,10 @@ import time
 import pytest
 
 import avow
-from avow.chain.modules import bank, registry
+from avow.chain.modules import bank, nodes, registry
+from avow.methods.tee.attesters import DevelopmentAttester
 from avow.nodes.chain_client import ChainClient
+from avow.nodes.enclave_process import measured_versions
 from avow.nodes.jobs import Answer, Begin, Chunks, Head
 from avow.nodes.node_client import NodeClient
 from avow.nodes.outbox import Outbox
@@ -241,3 +243,49 @@ async def test_the_disk_holds_no_prompt(tmp_path):
         for path in home.folder.rglob("*"):
             if path.is_file():
                 assert secret.encode() not in path.read_bytes(), path
+
+
+@pytest.mark.parametrize("method", [0, 2])
+async def test_a_revoked_key_answers_no_more_and_what_it_promised_is_void(tmp_path, method):
+    home = make_home(tmp_path)
+    async with chain_of(home) as chain, enclave_of(home), node_of(home, chain.url, flush_age_s=0.5):
+        await allow(home, chain.url)
+        client = NodeClient()
+        await client.connect(home.node_address)
+        await ready(client)
+        before = await client.infer(job(payer=home.payer, method=method))
+        await settled(client, before)
+        answer = await client.infer(job(payer=home.payer, method=method))
+        async with ChainClient(chain.url, home.governance_key) as governance:
+            await governance.transact(nodes.ADDRESS, "revoke", answer.key)
+        receipt = await settled(client, answer)
+        assert receipt.settlement.void == 1
+        with pytest.raises(Exception) as caught:
+            await client.infer(job(payer=home.payer, method=method))
+        assert caught.value.code == "not_ready"
+        await client.infer(job(payer=home.payer, method=2 - method))
+        report = avow.verify(Receipt.from_bytes(await client.receipt(before.id, None)), await trust_of(chain.url))
+        assert report.verdict == "warn", "earlier receipts stay what they were"
+        await client.close()
+
+
+async def test_attestation_and_standing_are_renewed_while_answers_flow(tmp_path, monkeypatch):
+    monkeypatch.setattr("avow.nodes.keyring.STANDING_S", 0.3)
+    monkeypatch.setattr(
+        "tests.nodes.network.development_attester",
+        lambda home, programs: DevelopmentAttester(
+            home, programs=programs, versions=measured_versions(), leaf_lifetime_ms=9_000
+        ),
+    )
+    async with network_of(tmp_path) as (home, _, client, url):
+        documents, standings = set(), set()
+        started = time.monotonic()
+        while len(documents) < 3 and time.monotonic() - started < 30:
+            answer = await client.infer(job(payer=home.payer, method=2))
+            receipt = Receipt.from_bytes(answer.receipt)
+            documents.add(receipt.evidence.attestation)
+            standings.add(receipt.evidence.standing.block.header.height)
+            await asyncio.sleep(0.2)
+        assert len(documents) == 3
+        assert len(standings) > 3
+        await verified(await settled(client, answer), url)

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from avow.errors import AvowError
 from avow.receipt.stream import (
+    ChunkMAC,
     MalformedChunk,
     assemble,
     chunk_mac,
@@ -119,3 +120,9 @@ def test_both_ends_derive_one_mac_key():
     for bad in (b"", b"\x04" + bytes(64), public(node)[:-1]):
         with pytest.raises(MalformedChunk):
             shared_secret(client, bad)
+
+
+@given(st.binary(min_size=32, max_size=32), st.lists(st.binary(min_size=32, max_size=32), max_size=4))
+def test_kept_states_give_the_same_tags(key, heads):
+    kept = ChunkMAC(key)
+    assert [kept.tag(head) for head in heads] == [chunk_mac(key, head) for head in heads]

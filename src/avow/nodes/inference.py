@@ -26,7 +26,7 @@ from avow.nodes.jobs import Terms
 from avow.nodes.keyring import Keyring
 from avow.nodes.node import Node, Served
 from avow.nodes.operator_chain import OperatorChain
-from avow.nodes.outbox import Entry, Outbox
+from avow.nodes.outbox import Entry, Outbox, StoredKey
 from avow.nodes.payers import Payers
 from avow.nodes.process import Ready, announce, run, until_stopped
 from avow.nodes.run import Loaded
@@ -97,11 +97,18 @@ class InferenceNode:
         )
         self._publishing = asyncio.Lock()
         outbox.on_recovered = self._recovered
+        self.settler.on_refused = self._refused
         self.keyring.settle_earlier()
 
     def _recovered(self, entries: list[Entry]) -> None:
         for entry in entries:
             self.settler.added(entry.key_number, entry.signed.number, entry.signed.columns)
+
+    def _refused(self, stored: StoredKey) -> None:
+        """The chain settles nothing of this key any more: no new answers under it, until its standing is good again."""
+        for key in self.node.keys.values():
+            if key.stored.key == stored.key:
+                key.ready = False
 
     async def vanilla(self, programs: Mapping[bytes, Loaded]) -> None:
         """Serve `programs` under a key of this process, until cancelled."""

@@ -21,7 +21,7 @@ from avow.nodes.splice import PrivateEncoder
 from avow.receipt.commitment import commit, effective_parts, request_parts, response_body
 from avow.receipt.requester import Requester
 from avow.receipt.statement import StreamEnd
-from avow.receipt.stream import Assembly, chunk_mac, stream_next, stream_start
+from avow.receipt.stream import Assembly, ChunkMAC, stream_next, stream_start
 
 log = logging.getLogger(__name__)
 
@@ -115,7 +115,7 @@ class Run:
         self._paused: threading.Event | None = None
         self._ready: deque[_Ready] = deque()
         self._scheduled = False
-        self._mac_key: bytes | None = None
+        self._mac: ChunkMAC | None = None
         self._made = 0
         self._assembly = Assembly()
         self._head = b""
@@ -179,7 +179,7 @@ class Run:
             return
         self._sent += len(data)
         self._sink.chunks(Chunks(data, macs))
-        interval = HEAD_INTERVAL_S if self._mac_key is None else HEAD_INTERVAL_WITH_MACS_S
+        interval = HEAD_INTERVAL_S if self._mac is None else HEAD_INTERVAL_WITH_MACS_S
         now = self._loop.time()
         if self._signed_count == 0 or now - self._signed_at >= interval:
             self._sign_head()
@@ -322,7 +322,7 @@ class Run:
             raise InputError("only chat programs stream", param="stream")
         commitments = (prepared.request_commitment, prepared.effective_commitment)
         if job.client_key is not None:
-            self._mac_key = signer.mac_key(job.client_key, *commitments)
+            self._mac = ChunkMAC(signer.mac_key(job.client_key, *commitments))
         self._head = stream_start(*commitments)
         begin = Begin(self._seed, prepared.effective_json, signer.signing_key, signer.transport_key)
         self._loop.call_soon_threadsafe(self._begin, begin)
@@ -352,7 +352,7 @@ class Run:
         self._head = head = stream_next(self._head, data)
         self._made += 1
         self._assembly.add(chunk)
-        mac = None if self._mac_key is None else chunk_mac(self._mac_key, head)
+        mac = None if self._mac is None else self._mac.tag(head)
         self._ready.append((data, mac, head))
         if not self._scheduled:
             self._scheduled = True

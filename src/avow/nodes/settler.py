@@ -29,6 +29,8 @@ log = logging.getLogger(__name__)
 
 FLUSH_AGE_S = 0.2
 MAX_BATCH = 1_024
+MAX_BATCH_BYTES = 256 * 1024
+"""What a transaction holds with ease; only many authorisations, which show private parts, come near it."""
 _FIRST_PAUSE_S = 0.2
 _LONGEST_PAUSE_S = 5.0
 _GAP_GRAIN_S = 0.05
@@ -109,7 +111,9 @@ class _Line:
 
 
 class Settler:
-    """Made on the loop; `add_key` starts a key's line. `on_drained` is told when a line has nothing left."""
+    """Made on the loop; `add_key` starts a key's line. `on_drained` is told when a line has nothing left,
+    `on_refused` when the chain settles a key's statements no more.
+    """
 
     def __init__(
         self,
@@ -128,7 +132,7 @@ class Settler:
         self._tasks: list[asyncio.Task[None]] = []
         self._owed: dict[bytes, int] = {}
         self.on_drained: Callable[[StoredKey], None] | None = None
-        self.on_settled: Callable[[], None] | None = None
+        self.on_refused: Callable[[StoredKey], None] | None = None
         self.reachable = True
 
     def add_key(self, key: StoredKey) -> None:
@@ -268,6 +272,9 @@ class Settler:
         if not rows:
             return
         encoded = await asyncio.to_thread(batch_of, key.key, rows)
+        while len(encoded) > MAX_BATCH_BYTES and len(rows) > 1:
+            rows = rows[: len(rows) // 2]
+            encoded = await asyncio.to_thread(batch_of, key.key, rows)
         void = bytes(row.void for row in rows)
         tree = b"".join(leaves([row.id for row in rows], void))
         async with self._chain.sending():
@@ -299,8 +306,6 @@ class Settler:
             for future in line.waiters.pop(number):
                 if not future.done():
                     future.set_result(None)
-        if self.on_settled is not None:
-            self.on_settled()
 
     async def _resolve(self, line: _Line, rows: list[StoredStatement], encoded: bytes, *, all_void: bool) -> None:
         """Rule 3."""
@@ -321,6 +326,8 @@ class Settler:
             else:
                 await self._outbox.set_void(number, [row.number], cause)
         elif refusal.code == Code.KEY_NOT_SETTLING:
+            if self.on_refused is not None:
+                self.on_refused(line.key)
             revoked = await self._chain.key_state(line.key.key) is KeyState.REVOKED
             cause = KEY_REVOKED if revoked else MEASUREMENT_EXPIRED
             await self._outbox.set_void(number, [row.number for row in rows if row.void == 0], cause)

@@ -67,6 +67,24 @@ def chunk_mac(key: bytes, head: bytes) -> bytes:
     return hmac.digest(key, head, "sha256")[:MAC_LENGTH]
 
 
+class ChunkMAC:
+    """`chunk_mac` for many heads under one key: HMAC's two inner states (RFC 2104) are kept, which halves its cost."""
+
+    __slots__ = ("_inner", "_outer")
+
+    def __init__(self, key: bytes) -> None:
+        block = key.ljust(hashlib.sha256().block_size, b"\0")
+        self._inner = hashlib.sha256(bytes([byte ^ 0x36 for byte in block]))
+        self._outer = hashlib.sha256(bytes([byte ^ 0x5C for byte in block]))
+
+    def tag(self, head: bytes) -> bytes:
+        inner = self._inner.copy()
+        inner.update(head)
+        outer = self._outer.copy()
+        outer.update(inner.digest())
+        return outer.digest()[:MAC_LENGTH]
+
+
 def mac_equal(one: bytes, other: bytes) -> bool:
     """Comparison in constant time."""
     return hmac.compare_digest(one, other)
