@@ -8,11 +8,12 @@ import subprocess
 import sys
 import time
 
+import aiohttp
 import pytest
 
 from avow.nodes.up import AlreadyUp, Network
 from tests.nodes.conftest import REPOSITORY
-from tests.soak.soak import PROCESSES, soak, stub_config
+from tests.soak.soak import PROCESSES, Tally, check, collect, one_call, soak, stub_config
 
 pytestmark = [pytest.mark.network, pytest.mark.slow, pytest.mark.xdist_group("network")]
 
@@ -85,3 +86,50 @@ asyncio.run(up(stub_config(Path({str(tmp_path / "home")!r})), ready))
     for pid in pids:
         with pytest.raises(ProcessLookupError):
             os.kill(pid, 0)
+
+
+async def test_a_supervisor_that_is_killed_takes_its_children_along_and_the_next_one_settles_all(tmp_path):
+    home = tmp_path / "home"
+    script = tmp_path / "up.py"
+    script.write_text(
+        f"""
+import asyncio, json
+from pathlib import Path
+from avow.nodes.up import up
+from tests.soak.soak import stub_config
+
+async def ready(state):
+    print(json.dumps(state), flush=True)
+
+asyncio.run(up(stub_config(Path({str(home)!r})), ready))
+"""
+    )
+    process = subprocess.Popen([sys.executable, script], stdout=subprocess.PIPE, text=True, cwd=REPOSITORY)
+    state = json.loads(await asyncio.to_thread(process.stdout.readline))
+    tally = Tally()
+    async with aiohttp.ClientSession() as session:
+        for number, method in enumerate(("vanilla", "tee") * 5):
+            assert await one_call(session, state["url"], method, number, tally, stream=False)
+        process.kill()
+        process.wait()
+        process.stdout.close()
+        async with asyncio.timeout(15):
+            for one in state["processes"].values():
+                while running(one["pid"]):
+                    await asyncio.sleep(0.05)
+        network = Network(stub_config(home))
+        try:
+            await network.start()
+            assert not await collect(session, network, tally, 30)
+            await asyncio.sleep(0.5)
+            await check(network, home, tally)
+        finally:
+            await network.stop()
+
+
+def running(pid):
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    return True

@@ -87,7 +87,7 @@ class _EnclaveRun:
         self._enclave = enclave
         self._call = call
 
-    def cancel(self, _cause: AvowError | None = None) -> None:
+    def cancel(self, cause: AvowError | None = None) -> None:  # noqa: ARG002 - the enclave says why itself
         self._enclave.control(self._call, Kind.CANCEL)
 
     def pause(self) -> None:
