@@ -310,7 +310,8 @@ class _Verification:
                 return Check(name, Outcome.FAIL, f"the {kind} shows two parts under one name", "ambiguous_parts")
             if commit(kind, opening.seed, parts) != commitment:
                 return Check(name, Outcome.FAIL, f"the {kind} shown is not the one committed", "commitment_mismatch")
-            return Check(name, Outcome.PASS, f"the {kind} shown is the one committed ({len(parts)} parts)")
+            what = "effective parameters shown are those" if kind == "effective" else f"{kind} shown is the one"
+            return Check(name, Outcome.PASS, f"the {what} committed")
         if given:
             detail = f"the {kind} cannot be compared: this receipt has no opening"
             return Check(name, Outcome.FAIL, detail, "no_opening")
@@ -375,9 +376,7 @@ class _Verification:
 
     def payment(self) -> Check:
         columns = self.columns
-        detail = (
-            f"{columns.amount} wei for {columns.units} units, to be charged to 0x{columns.payer.hex()} when it settles"
-        )
+        detail = f"{columns.amount} wei for {columns.units} units, payable by 0x{columns.payer.hex()} on settlement"
         return Check(CheckName.PAYMENT, Outcome.PASS, detail)
 
     def settlement(self) -> Check:
