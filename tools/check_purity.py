@@ -26,9 +26,7 @@ def core() -> Iterator[Path]:
     yield ROOT / "methods" / "checks.py"
     yield ROOT / "methods" / "registration.py"
     yield from sorted((ROOT / "methods").glob("*/verify.py"))
-    yield from (
-        ROOT / "methods" / "tee" / name for name in ("certificates.py", "document.py", "receipt.py")
-    )
+    yield from (ROOT / "methods" / "tee" / name for name in ("certificates.py", "document.py", "receipt.py"))
 
 
 def faults(path: Path) -> Iterator[tuple[int, str]]:
