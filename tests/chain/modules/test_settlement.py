@@ -2,6 +2,7 @@
 
 import pytest
 
+from avow.chain import gas
 from avow.chain.errors import WHOLE_BATCH, Code
 from avow.chain.genesis import AllowedMeasurement
 from avow.chain.modules import bank, nodes, registry, settlement
@@ -321,6 +322,53 @@ def test_a_payer_must_have_the_money(chain, node):
     assert refused(chain.settle(node, [node.sign(), node.sign()])) == (Code.PAYER_UNCOVERED, 1)
 
 
+@pytest.mark.parametrize("void", [b"", b"\x00\x00\x05"])
+def test_limits_are_inclusive(chain, node, void):
+    """To the last wei of allowance and balance, in a plain batch and beside a void statement."""
+    chain.do("payer", bank.ADDRESS, "allow", OPERATOR, 2_000, FAR_MS)
+    chain.do("second payer", bank.ADDRESS, "allow", OPERATOR, ETHER, FAR_MS)
+    spend = chain.balance("second payer") - 21_000 * chain.genesis.base_fee - 1_000
+    chain.block(chain.raw("second payer", account("stranger"), value=spend, gas=21_000))
+    statements = [node.sign(amount=1_000), node.sign(amount=1_000)] if void else [node.sign(amount=2_000, units=20)]
+    statements.append(node.sign(payer="second payer", amount=1_000))
+    if void:
+        result = chain.settle(node, [*statements[:2], statements[2]], void=void)
+        assert result.code == Code.OK
+        last = node.sign(payer="second payer", amount=1_000)
+        assert refused(chain.settle(node, [last], void=b"\x04")) == (Code.VOID_WITHOUT_CAUSE, 0)
+        filler = node.sign(payer="operator", amount=0)
+        assert chain.settle(node, [last, filler], void=b"\x00\x05").code == Code.OK
+    else:
+        assert chain.settle(node, statements).code == Code.OK
+    assert chain.balance("second payer") == 0
+    assert chain.view(bank.ADDRESS, "allowance", account("payer"), OPERATOR)[0] == 0
+
+
+def test_gas_grows_with_the_statements(chain, node):
+    used = []
+    for count in (1, 11):
+        twin = chain.new_key()
+        data = chain.batch(twin, [twin.sign() for _ in range(count)])
+        used.append(chain.simulate("operator", settlement.ADDRESS, "settle", data).gas_used)
+    assert used[1] - used[0] == 10 * gas.STATEMENT
+    assert used[0] > gas.STATEMENT + gas.P256_VERIFY + gas.HISTORY + 2 * gas.PARSE
+
+
+def test_a_key_settles_until_its_very_end(chain, node):
+    chain.do("operator", nodes.ADDRESS, "drain", node.id)
+    until_ms = chain.view(nodes.ADDRESS, "keyState", node.id)[3]
+    node.now_ms = until_ms
+    chain.now_ms = until_ms - 1_000
+    assert chain.settle(node, [node.sign()]).code == Code.OK
+    late = node.sign()
+    assert refused(chain.settle(node, [late])) == whole(Code.KEY_NOT_SETTLING)
+    assert refused(chain.settle(node, [late], void=b"\x02")) == (
+        Code.VOID_WITHOUT_CAUSE,
+        0,
+    )  # vanilla has no measurement
+    assert chain.settle(node, [late], void=b"\x05").code == Code.OK
+
+
 # --- tee -------------------------------------------------------------------------------------------------------------
 
 
@@ -540,6 +588,14 @@ def test_price_and_money_hold_for_authorised_statements_too(chain, node):
     twin = chain.new_key()
     statement, entry = authorised(chain, twin)
     assert refused(chain.settle(twin, [statement], authorisations=[entry])) == (Code.PAYER_UNCOVERED, 0)
+
+
+def test_an_authorisation_holds_to_its_last_wei_and_millisecond(chain, node):
+    rest = chain.balance("stranger") - 21_000 * chain.genesis.base_fee - 900
+    chain.block(chain.raw("stranger", account("payer"), value=rest, gas=21_000))
+    statement, entry = authorised(chain, node, max_amount=900, expiry_ms=chain.now_ms + 1_000)
+    assert chain.settle(node, [statement], authorisations=[entry]).code == Code.OK
+    assert chain.balance("stranger") == 0
 
 
 def test_void_statements_carry_no_authorisation(chain, node):
