@@ -60,7 +60,7 @@ class Supervisor:
         self._children: list[Child] = []
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._processes: dict[str, asyncio.subprocess.Process] = {}
-        self._stopping = False
+        self._stopping = asyncio.Event()
 
     @property
     def children(self) -> Sequence[Child]:
@@ -93,7 +93,7 @@ class Supervisor:
 
     async def stop(self) -> None:
         """Stop all, last to first; what does not stop in time is killed."""
-        self._stopping = True
+        self._stopping.set()
         for child in reversed(self._children):
             process = self._processes.get(child.name)
             if process is not None and process.returncode is None:
@@ -111,7 +111,7 @@ class Supervisor:
 
     def kill(self) -> None:
         """At once, without ceremony."""
-        self._stopping = True
+        self._stopping.set()
         for process in self._processes.values():
             if process.returncode is None:
                 with suppress(ProcessLookupError):
@@ -122,14 +122,14 @@ class Supervisor:
         pause_s = FIRST_PAUSE_S
         loop = asyncio.get_running_loop()
         failures = 0
-        while not self._stopping:
+        while not self._stopping.is_set():
             started = loop.time()
             try:
                 how = _how(await self._run_once(child))
             except AvowError as error:  # what it needs to start is not there just now
                 how = error.detail
             child.pid = None
-            if self._stopping:
+            if self._stopping.is_set():
                 return
             if not child.ready.is_set():
                 failures += 1
