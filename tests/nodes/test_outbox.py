@@ -8,11 +8,12 @@ import pytest
 
 from avow.nodes.errors import OutboxUnwritable
 from avow.nodes.jobs import Signed
-from avow.nodes.outbox import UNDELIVERED, Entry, Outbox, StoredBatch
+from avow.nodes.outbox import UNDELIVERED, Outbox
+from avow.nodes.outbox_rows import Entry, StoredBatch
 
 
 def signed(number):
-    return Signed(number, number.to_bytes(32), bytes(89), b"private", bytes(32), bytes(32), b"signature %d" % number)
+    return Signed(number, number.to_bytes(32), bytes(97), b"private", bytes(32), bytes(32), b"signature %d" % number)
 
 
 def entry(key_number, number, sealed=b"sealed", created_ms=1000):
@@ -43,7 +44,7 @@ async def test_what_was_put_is_there_after_a_restart(tmp_path):
     assert box.durable(key.key_number) == 5
     box.close()
     again = Outbox(tmp_path / "outbox.db")
-    assert again.keys() == [key]
+    assert again.all_keys() == [key]
     assert [row.number for row in again.statements(key.key_number, 2, 10)] == [2, 3, 4]
     row = again.statement(signed(3).id)
     assert row.number == 3
@@ -84,10 +85,19 @@ async def test_batches_are_found_by_number_and_their_proof_is_kept(outbox):
     assert outbox.batch_of(key.key_number, 5) == batch
     assert outbox.batch_of(key.key_number, 6) is None
     await outbox.record_settled(key.key_number, 0, 6, b"proof")
-    assert outbox.keys()[0].settled == 6
+    assert outbox.all_keys()[0].settled == 6
     assert outbox.batch_of(key.key_number, 0).proof == b"proof"
-    await outbox.set_void(key.key_number, 7, 4)
+    await outbox.set_void(key.key_number, [7], 4)
     assert outbox.statements(key.key_number, 7, 1)[0].void == 4
+
+
+async def test_a_faulty_write_is_its_callers_and_the_writer_goes_on(outbox):
+    def fault(_connection):
+        raise ValueError("not this")
+
+    with pytest.raises(ValueError, match="not this"):
+        await outbox.write(fault)
+    assert (await outbox.add_key(b"k" * 32, 2)).settled == 0
 
 
 async def test_openings_go_after_their_time_and_statements_stay(outbox):

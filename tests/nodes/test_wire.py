@@ -9,8 +9,11 @@ from hypothesis import strategies as st
 
 from avow.errors import InputError
 from avow.nodes import wire
+from avow.nodes.batches import Consent
 from avow.nodes.calls import Caller, EventQueue
+from avow.nodes.enclave import Binding, EnclaveJob
 from avow.nodes.errors import ConnectionLost, WireError
+from avow.nodes.jobs import Answer, Begin, Chunks, Head, Job, NodeDescription, Result, Signed
 from avow.nodes.service import Service, ask_payload
 from avow.nodes.wire import Connection, Kind
 
@@ -98,7 +101,7 @@ async def test_who_does_not_greet_first_is_not_heard(data):
     assert transport.closing
 
 
-class Job:
+class OpenJob:
     def __init__(self, port):
         self.port = port
         self.cancelled = asyncio.Event()
@@ -123,7 +126,7 @@ async def served(tmp_path):
             raise InputError("not this one", param="body")
         if payload == b"at once":
             port.finish(b"done")
-        job = Job(port)
+        job = OpenJob(port)
         jobs.append(job)
         return job
 
@@ -235,7 +238,7 @@ async def test_loopback_tcp(tmp_path):
     async def echo(args):
         return args
 
-    service = Service(lambda port, payload: Job(port), {"echo": echo})
+    service = Service(lambda port, payload: OpenJob(port), {"echo": echo})
     await service.listen("tcp:127.0.0.1:0")
     port = service._server.sockets[0].getsockname()[1]
     caller = Caller()
@@ -243,3 +246,27 @@ async def test_loopback_tcp(tmp_path):
     assert await caller.ask(ask_payload("echo", 3)) == wire.encode(3)
     await caller.close()
     await service.close()
+
+
+@settings(max_examples=300)
+@given(
+    st.sampled_from([Job, EnclaveJob, Binding, Result, Answer, Begin, Chunks, Head, Signed, NodeDescription, Consent]),
+    st.binary(max_size=200)
+    | st.recursive(
+        st.none() | st.integers(-(1 << 63), (1 << 64) - 1) | st.binary(max_size=70) | st.text(max_size=10),
+        lambda inner: st.lists(inner, max_size=16),
+        max_leaves=20,
+    ).map(wire.encode),
+)
+def test_payloads_are_what_they_should_be_or_refused(kind, payload):
+    try:
+        value = wire.decode(payload, kind)
+    except WireError:
+        return
+    assert wire.decode(wire.encode(value), kind) == value
+
+
+@given(st.binary(max_size=100))
+def test_failures_from_a_peer_are_errors_whatever_they_hold(payload):
+    error = wire.decode_failure(payload)
+    assert 400 <= error.http_status <= 599

@@ -15,7 +15,8 @@ from avow.nodes.assembly import Backing, assemble_receipt, opening_member
 from avow.nodes.errors import NotReady, OutboxUnwritable, WireError
 from avow.nodes.intake import Intake
 from avow.nodes.jobs import Answer, Begin, Chunks, Head, Job, Result
-from avow.nodes.outbox import Entry, Outbox, StoredKey
+from avow.nodes.outbox import Outbox
+from avow.nodes.outbox_rows import Entry, StoredKey
 from avow.nodes.service import Handle, Port
 from avow.nodes.settler import Settler
 from avow.nodes.wire import Kind

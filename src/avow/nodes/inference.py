@@ -26,7 +26,8 @@ from avow.nodes.jobs import Terms
 from avow.nodes.keyring import Keyring
 from avow.nodes.node import Node, Served
 from avow.nodes.operator_chain import OperatorChain
-from avow.nodes.outbox import Entry, Outbox, StoredKey
+from avow.nodes.outbox import Outbox
+from avow.nodes.outbox_rows import Entry, StoredKey
 from avow.nodes.payers import Payers
 from avow.nodes.process import Ready, announce, run, until_stopped
 from avow.nodes.run import Loaded

@@ -11,7 +11,8 @@ from collections.abc import Awaitable, Callable
 
 from avow.errors import AvowError
 from avow.nodes.jobs import Signed
-from avow.nodes.outbox import UNDELIVERED, Entry
+from avow.nodes.outbox import UNDELIVERED
+from avow.nodes.outbox_rows import Entry
 
 log = logging.getLogger(__name__)
 

@@ -17,7 +17,8 @@ from avow.errors import AvowError
 from avow.nodes.assembly import Backing
 from avow.nodes.chain_port import NodeChain
 from avow.nodes.delivery import NodeKey
-from avow.nodes.outbox import Outbox, StoredKey
+from avow.nodes.outbox import Outbox
+from avow.nodes.outbox_rows import StoredKey
 from avow.nodes.settler import Settler
 from avow.receipt.encoding import encode_trusted
 from avow.receipt.standing import KeyState

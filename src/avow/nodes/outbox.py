@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from avow.nodes.errors import OutboxUnwritable
-from avow.nodes.jobs import Signed
+from avow.nodes.outbox_rows import SCHEMA, Entry, StoredBatch, StoredKey, StoredStatement
 
 log = logging.getLogger(__name__)
 
@@ -30,24 +30,6 @@ RETRY_S = 0.25
 UNDELIVERED = 5
 """The void cause of what was signed and never delivered (receipt/evidence.py)."""
 
-_SCHEMA = """
-create table if not exists keys (
-  key_number integer primary key, key blob not null unique, method integer not null, settled integer not null default 0,
-  retired integer not null default 0);
-create table if not exists backings (
-  backing integer primary key, digest blob not null unique, content blob not null);
-create table if not exists statements (
-  key_number integer not null, number integer not null, id blob not null, columns blob not null, private blob not null,
-  previous_head blob not null, signature blob not null, requester_signature blob, authorisation blob,
-  backing integer, opening integer, void integer not null default 0,
-  primary key (key_number, number)) without rowid;
-create index if not exists statement_ids on statements (id);
-create table if not exists openings (opening integer primary key, created_ms integer not null, sealed blob not null);
-create table if not exists batches (
-  key_number integer not null, first integer not null, count integer not null, transaction_hash blob not null,
-  transaction_bytes blob not null, leaves blob not null, proof blob,
-  primary key (key_number, first)) without rowid;
-"""
 _INSERT = (
     "insert into statements (key_number, number, id, columns, private, previous_head, signature, requester_signature,"
     " authorisation, backing, opening, void) values (?,?,?,?,?,?,?,?,?,?,?,?)"
@@ -55,62 +37,6 @@ _INSERT = (
 
 _Result = TypeVar("_Result")
 Done = Callable[[OutboxUnwritable | None], None]
-
-
-@dataclass(frozen=True, slots=True)
-class Entry:
-    """One signed statement to keep. `backing` is the evidence that its key shares, by number; `sealed` the sealed opening."""
-
-    key_number: int
-    signed: Signed
-    backing: int | None
-    sealed: bytes
-    created_ms: int
-    requester_signature: bytes | None = None
-    authorisation: bytes | None = None
-    void: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class StoredStatement:
-    """A statement as it lies in the outbox."""
-
-    key_number: int
-    number: int
-    id: bytes
-    columns: bytes
-    private: bytes
-    previous_head: bytes
-    signature: bytes
-    requester_signature: bytes | None
-    authorisation: bytes | None
-    backing: int | None
-    opening: int | None
-    void: int
-
-
-@dataclass(frozen=True, slots=True)
-class StoredKey:
-    """A key of this node's, of this boot or an earlier one. `settled`: the first number whose settlement is not proven."""
-
-    key_number: int
-    key: bytes
-    method: int
-    settled: int
-    retired: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class StoredBatch:
-    """A batch that was or may have been sent. `leaves` are 33 bytes each; `proof` is the chain's, once there."""
-
-    key_number: int
-    first: int
-    count: int
-    transaction_hash: bytes
-    transaction: bytes
-    leaves: bytes
-    proof: bytes | None
 
 
 @dataclass(slots=True)
@@ -142,7 +68,7 @@ class Outbox:
         self.on_recovered: Callable[[list[Entry]], None] | None = None
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         self._writer = self._connect()
-        self._writer.executescript(_SCHEMA)
+        self._writer.executescript(SCHEMA)
         row = self._writer.execute("select max(opening) from statements").fetchone()
         newest = self._writer.execute("select max(opening) from openings").fetchone()
         self._next_opening = 1 + max(row[0] or 0, newest[0] or 0)
@@ -270,7 +196,9 @@ class Outbox:
 
     def all_keys(self) -> list[StoredKey]:
         rows = self._reader.execute("select key_number, key, method, settled, retired from keys order by key_number")
-        return [StoredKey(*row[:4], retired=bool(row[4])) for row in rows]
+        return [
+            StoredKey(number, key, method, settled, bool(retired)) for number, key, method, settled, retired in rows
+        ]
 
     def durable(self, key_number: int) -> int:
         """How many statements of the key are durable: numbers 0 to that, without gap."""
@@ -416,6 +344,9 @@ class Outbox:
                 writer.execute("rollback")
             error = OutboxUnwritable(f"the outbox cannot be written: {failure}", hint="is the disk full?")
             self._loop.call_soon_threadsafe(_fail, task.future, error)
+        except Exception as fault:  # noqa: BLE001 - a fault of the task is its caller's; the writer goes on
+            writer.execute("rollback")
+            self._loop.call_soon_threadsafe(_fail, task.future, fault)
         else:
             self._loop.call_soon_threadsafe(_resolve, task.future, result)
 
@@ -432,6 +363,6 @@ def _resolve(future: "asyncio.Future[Any]", result: object) -> None:
         future.set_result(result)
 
 
-def _fail(future: "asyncio.Future[Any]", error: OutboxUnwritable) -> None:
+def _fail(future: "asyncio.Future[Any]", error: Exception) -> None:
     if not future.done():
         future.set_exception(error)

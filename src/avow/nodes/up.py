@@ -337,6 +337,7 @@ async def up(config: UpConfig, on_ready: OnReady, progress: Progress = no_progre
             main.cancel()
         else:
             network.kill()
+            os._exit(130)  # a download in a thread would be waited for
 
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop)
