@@ -30,7 +30,7 @@ from avow.receipt.encoding import encode
 from avow.receipt.report import Outcome, Verdict
 from avow.receipt.requester import sign_request
 from avow.receipt.standing import KeyState
-from avow.receipt.statement import Method
+from avow.receipt.statement import Method, Statement
 from tests.simulated_gateway import DONE, SimulatedGateway, begin_part, event_parts, honest_events, receipt_part, splice
 from tests.simulator import CHAT, Simulator, point
 
@@ -337,12 +337,31 @@ def test_a_revoked_key_that_signs_for_the_time_before(network, tmp_path):
         network.advance()
 
     def lie(body, receipt):
-        private = replace(receipt.statement.private, started_ms=then, ended_ms=then + 1)
-        statement = replace(receipt.statement, private=private)
+        private = replace(receipt.statement.private, started_ms=then)
+        statement = Statement(replace(receipt.statement.columns, ended_ms=then + 1), private)
         forged = network.state_and_sign(network.keys[Method.VANILLA], statement, receipt.opening)
         return splice(body, replace(forged, evidence=replace(forged.evidence, standing=standing)))
 
     refused(ReceiptRefused, network, tmp_path, code="standing", answer=lie)
+
+
+def test_a_receipt_that_nothing_anchors(network, tmp_path):
+    """Nothing in it is wrong, and nothing in it is proven."""
+    refused(
+        ReceiptRefused, network, tmp_path, match="not anchored",
+        answer=lambda body, receipt: splice(body, replace(receipt, evidence=replace(receipt.evidence, standing=None))),
+    )  # fmt: skip
+
+
+def test_a_pin_that_is_too_old_anchors_nothing(network, tmp_path):
+    network_time = network.now_ms
+    policy = replace(network.trust(), trusting_period_ms=1)
+    with SimulatedGateway(network) as gateway:
+        with avow.Client(gateway.url, trust=policy, home=tmp_path, clock_ms=lambda: network_time) as client:
+            with pytest.raises(ReceiptRefused, match="not anchored"):
+                client.chat("hello", model="echo")
+            with pytest.raises(ReceiptRefused, match="standing"):
+                list(client.stream("hello", model="echo"))
 
 
 def test_a_demand_that_is_not_met(network, tmp_path):

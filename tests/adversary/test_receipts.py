@@ -14,7 +14,7 @@ from avow.receipt.partial import PartialReceipt, verify_partial
 from avow.receipt.receipt import Receipt
 from avow.receipt.report import Check, CheckName, Outcome, Report, Verdict
 from avow.receipt.standing import KeyState
-from avow.receipt.statement import EngineIdentity, Method, StreamEnd, next_head, statement_payload
+from avow.receipt.statement import EngineIdentity, Method, Statement, StreamEnd, next_head, statement_payload
 from avow.receipt.stream import MalformedChunk, assemble, stream_parts
 from avow.receipt.trust import BadPolicy, TrustPolicy
 from avow.receipt.verify import FUTURE_MS, Question
@@ -40,10 +40,12 @@ def failed(report: Report) -> dict[str, str]:
     return {check.name.value: check.code for check in report.checks if check.outcome is Outcome.FAIL}
 
 
-def resigned(network: Simulator, receipt: Receipt, **private: object) -> Receipt:
-    """What a lying node can make: other private fields under a genuine signature."""
+def resigned(network: Simulator, receipt: Receipt, ended_ms: int | None = None, **private: object) -> Receipt:
+    """What a lying node can make: another end, other private fields under a genuine signature."""
     key = network.keys[receipt.statement.columns.method]
-    statement = replace(receipt.statement, private=replace(receipt.statement.private, **private))
+    columns = receipt.statement.columns
+    columns = replace(columns, ended_ms=columns.ended_ms if ended_ms is None else ended_ms)
+    statement = Statement(columns, replace(receipt.statement.private, **private))
     head = next_head(receipt.evidence.previous_head, statement.hash())
     payload = statement_payload(network.chain_id, key.id, statement.columns.number, statement.hash(), head)
     evidence = replace(receipt.evidence, signature=network.sign(key.signing, payload))

@@ -108,6 +108,52 @@ def test_lines_do_not_depend_on_how_they_arrive(data, size):
     assert lines(size) == lines(len(data) or 1)
 
 
+def live():
+    return LiveStream(SENT, TRUST, NETWORK.now_ms)
+
+
+@pytest.mark.parametrize(
+    ("received", "match"),
+    [
+        (STREAM + b"data: more\n\n", "goes on after its end"),
+        (b": m AAAA\ndata: {}\n\n", "does not begin"),
+        (b": h 1 AAAA\n", "did not come"),
+        (STREAM[: STREAM.index(b"\n") + 1] * 2, "begins twice"),
+        (b": b " + b"A" * ((1 << 20) + 1) + b"\n", "too long"),
+        (b": b \xc3\xa4\n", "ASCII"),
+        (STREAM[: STREAM.index(b": m")] + b": m A\n: m A\n", "two authentication codes"),
+    ],
+)
+def test_what_no_gateway_sends(received, match):
+    with pytest.raises(AnswerRefused, match=match):
+        list(live().feed(received))
+
+
+def test_a_stream_has_its_limits(monkeypatch):
+    for name, limit in (("MAX_ANSWER", 300), ("MAX_CHUNKS", 2)):
+        with monkeypatch.context() as patched:
+            patched.setattr(f"avow.client.live.{name}", limit)
+            with pytest.raises(MalformedStream, match="too long"):
+                list(live().feed(STREAM))
+
+
+def test_a_stream_where_none_was_asked_for():
+    sent = prepare(CHAT_ENDPOINT, NETWORK.chat_body("hello"), Options(), TRUST)
+    with pytest.raises(MalformedStream):
+        LiveStream(sent, TRUST, NETWORK.now_ms)
+
+
+def test_the_last_signed_head_is_the_one_that_counts():
+    head_1 = next(line for line in STREAM.split(b"\n") if line.startswith(b": h 1 "))
+    reading = live()
+    assert reading.partial() is None
+    list(reading.feed(STREAM[: STREAM.index(b": h 4 ")]))
+    assert reading.partial().chunks == 1
+    rest = STREAM[STREAM.index(b": h 4 ") :]
+    list(reading.feed(rest[: rest.index(b"\n") + 1] + head_1 + b"\n"))
+    assert reading.partial().chunks == 4
+
+
 def test_lines():
     found = list(EventReader().feed(b": keep-alive\n:\n: m AA\ndata: x\n\n: h 1 BB\n\ndata: y\n"))
     assert found == [(b"m", b"AA"), (DATA, b"x"), (b"h", b"1 BB"), (DATA, b"y")]

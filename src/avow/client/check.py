@@ -132,7 +132,7 @@ def check_receipt(
     """Rules 2 to 7; `response` is the body about to be returned, or a stream's parts."""
     _check_asked(sent, receipt)
     require = sent.options.require
-    if sent.options.finality == "settled" and "settled" not in require:
+    if sent.options.finality == "settled":
         require = (*require, "settled")
     question = Question(
         now_ms, request=sent.body, response=response, nonce=sent.nonce, require=require, answered_now=True

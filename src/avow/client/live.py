@@ -90,7 +90,13 @@ class LiveStream:
     """One stream under way. `verified` is the whole answer, once `finish` has returned."""
 
     def __init__(self, sent: Sent, trust: TrustPolicy, now_ms: int) -> None:
-        """`now_ms`: the reader's time at the start, by which the key's standing is judged."""
+        """`now_ms`: the reader's time at the start, by which the key's standing is judged.
+
+        Raises MalformedStream for a request that asked for no stream.
+        """
+        if sent.client_key is None:
+            raise MalformedStream("a stream came where none was asked for")
+        self._client_key = sent.client_key
         self._sent = sent
         self._trust = trust
         self._now_ms = now_ms
@@ -226,9 +232,7 @@ class LiveStream:
         if item["transport_key"] != record.transport_key:
             raise ReceiptRefused("standing: the transport key is not the registered one", None, check="standing")
         commitment = commit("effective", self._sent.seed, effective_parts(effective))
-        if self._sent.client_key is None:
-            raise MalformedStream("a stream came where none was asked for")
-        secret = shared_secret(self._sent.client_key, record.transport_key)
+        secret = shared_secret(self._client_key, record.transport_key)
         macs = mac_key(secret, self._sent.request, commitment)
         self._head = stream_start(self._sent.request, commitment)
         self._begun = _Begun(effective, commitment, signing_key, standing, record, macs)
