@@ -310,7 +310,7 @@ class Simulator(SimulatedChain):
         units = sum(count for _, count in usage)
         model = "echo" if endpoint == CHAT else "length"
         statement = Statement(
-            Columns(len(key.statements), program or self.programs[model], self.payer, method, units, units * 10, 1),
+            Columns(len(key.statements), program or self.programs[model], self.payer, method, units, units * 10, 1, self.now_ms + 5),
             Private(
                 chain_id=self.chain_id,
                 node=self.operator,
@@ -322,8 +322,8 @@ class Simulator(SimulatedChain):
                 nonce=nonce or self._fresh("nonce"),
                 nonce_source=NonceSource.CLIENT if nonce else NonceSource.GATEWAY,
                 requester=requester.address if requester else None,
+                authorised=False,
                 started_ms=self.now_ms,
-                ended_ms=self.now_ms + 5,
                 usage=tuple(sorted(usage, key=lambda count: (len(count[0]), count[0]))),
                 stream=stream,
                 complete=complete,

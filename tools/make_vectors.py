@@ -38,7 +38,7 @@ def receipts() -> Iterator[tuple[str, Receipt, TrustPolicy | None, Question]]:
         [settled, _] = network.settle([plain, other])
         opened = settled.opened(body, response)
         trust, ask = network.trust(), Question(network.now_ms)
-        evidence, private = opened.evidence, opened.statement.private
+        evidence = opened.evidence
         label = method.label
         yield f"{label} settled and opened", opened, trust, ask
         yield f"{label} not settled", plain, trust, ask
@@ -94,7 +94,7 @@ def receipts() -> Iterator[tuple[str, Receipt, TrustPolicy | None, Question]]:
         )
         too_few = network.sign_block(proof.block.header, signers=0 if method is Method.VANILLA else 2)
         yield f"{label} with too few votes", replace(opened, settlement=replace(proof, block=too_few)), trust, ask
-        ended = private.ended_ms
+        ended = opened.statement.columns.ended_ms
         for name, change in (
             ("of a revoked key", {"state": KeyState.REVOKED}),
             ("of an expired key", {"state": KeyState.ACTIVE, "until_ms": ended - 1}),

@@ -80,7 +80,13 @@ class Statement:
     signature: bytes
 
     def evidence(self) -> bytes:
+        """That it was signed."""
         return encode([self.columns.number, self.hash, self.head, self.signature])
+
+    def delivered(self) -> bytes:
+        """That its receipt was received."""
+        statement = {"columns": self.columns.to_value(), "private": decode(self.private)}
+        return encode([statement, self.head, self.signature])
 
 
 @dataclass
@@ -116,6 +122,7 @@ class NodeKey:
         ended_ms: int | None = None,
         request: bytes = bytes(32),
         requester: bytes | None = None,
+        authorised: bool = False,
         chain_id: str | None = None,
     ) -> Statement:
         """The next statement."""
@@ -132,14 +139,16 @@ class NodeKey:
                 nonce=self.next.to_bytes(8),
                 nonce_source=NonceSource.CLIENT,
                 requester=requester,
+                authorised=authorised,
                 started_ms=max(0, ended - 5),
-                ended_ms=ended,
                 usage=(),
                 stream=None,
                 complete=True,
             ).to_value()
         )
-        columns = Columns(self.next, program or self.program, account(payer), self.method, units, amount, price_version)
+        columns = Columns(
+            self.next, program or self.program, account(payer), self.method, units, amount, price_version, ended
+        )
         digest = statement_hash(columns.pack(), private_hash(private))
         head = next_head(self.head, digest)
         signature = cose(self.signing, statement_payload(self.chain_id, self.id, self.next, digest, head))

@@ -6,7 +6,8 @@ import pytest
 
 from avow.chain.errors import Code
 from avow.chain.execution import MODULES
-from avow.chain.modules.settlement import STATEMENT_LIFE, VoidCause
+from avow.chain.modules.settlement import STATEMENT_LIFE
+from avow.chain.modules.voids import FAULTS, VoidCause
 from avow.nodes.rpc.proofs import ProofMethods
 from avow.receipt.standing import KEY_LIFE
 
@@ -30,6 +31,8 @@ def test_causes_codes_and_modules(rows):
     for cause in VoidCause:
         assert any(row[:2] == (cause.name.lower(), str(int(cause))) for row in rows)
     assert [row for row in rows if len(row) == 2 and row[0].isdecimal()] == [(str(int(c)), c.label) for c in Code]
+    faults = [(str(int(cause)), maker.value, fault.name.lower()) for (cause, maker), fault in FAULTS.items()]
+    assert [row for row in rows if len(row) == 3 and row[0].isdecimal()] == faults
     for module in MODULES.values():
         assert any(row[:2] == (f"`0x{module.address.hex()}`", module.interface.name.lower()) for row in rows)
 

@@ -31,6 +31,7 @@ columns = st.builds(
     units=uint64,
     amount=st.integers(0, (1 << 128) - 1),
     price_version=st.integers(0, 0xFFFFFFFF),
+    ended_ms=st.integers(0, 1 << 48),
 )
 private = st.builds(
     Private,
@@ -44,8 +45,8 @@ private = st.builds(
     nonce=st.binary(min_size=8, max_size=64),
     nonce_source=st.sampled_from(NonceSource),
     requester=st.none() | address,
+    authorised=st.booleans(),
     started_ms=st.integers(0, 1 << 48),
-    ended_ms=st.integers(0, 1 << 48),
     usage=st.just((("prompt_tokens", 3), ("completion_tokens", 300))),
     stream=st.none() | st.builds(StreamEnd, hash32, uint64),
     complete=st.booleans(),

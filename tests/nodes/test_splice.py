@@ -35,15 +35,28 @@ def test_pieces(number, data, text):
     st.binary(min_size=8, max_size=64),
     st.sampled_from(NonceSource),
     st.none() | st.binary(min_size=20, max_size=20),
-    st.tuples(st.integers(0, 1 << 48), st.integers(0, 1 << 48)),
+    st.booleans(),
+    st.integers(0, 1 << 48),
     usage,
     st.none() | st.builds(StreamEnd, hash32, uint64),
     st.booleans(),
 )
-def test_private_parts(engine, commitments, nonce, source, requester, times, counts, stream, complete):
+def test_private_parts(engine, commitments, nonce, source, requester, authorised, started_ms, counts, stream, complete):
     chain_id, node, key = "avow-0123456789abcdef", os.urandom(20), os.urandom(32)
     expected = Private(
-        chain_id, node, key, engine, *commitments, nonce, source, requester, *times, counts, stream, complete
+        chain_id,
+        node,
+        key,
+        engine,
+        *commitments,
+        nonce,
+        source,
+        requester,
+        authorised,
+        started_ms,
+        counts,
+        stream,
+        complete,
     )
     made = PrivateEncoder(chain_id, node, key, engine).encode(
         request=commitments[0],
@@ -52,8 +65,8 @@ def test_private_parts(engine, commitments, nonce, source, requester, times, cou
         nonce=nonce,
         nonce_source=source.value,
         requester=requester,
-        started_ms=times[0],
-        ended_ms=times[1],
+        authorised=authorised,
+        started_ms=started_ms,
         usage=counts,
         stream=stream,
         complete=complete,

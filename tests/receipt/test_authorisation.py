@@ -13,10 +13,11 @@ with kept():
     from eth_account import Account
     from eth_account.messages import encode_typed_data
 
+NODE = b"\x22" * 20
 CHAIN = "avow-0123456789abcdef"
 KEY = bytes.fromhex("46" * 32)
 ADDRESS = address_of(PrivateKey(KEY).public_key.format(compressed=False))
-MESSAGE = Authorisation(b"\x11" * 32, 10**18, 1_800_000_000_000, 7)
+MESSAGE = Authorisation(NODE, b"\x11" * 32, 10**18, 1_800_000_000_000, 7)
 
 
 @given(
@@ -27,7 +28,7 @@ MESSAGE = Authorisation(b"\x11" * 32, 10**18, 1_800_000_000_000, 7)
 )
 @settings(max_examples=40, deadline=None)
 def test_wallets_sign_the_same(request, amount, expiry_ms, nonce):
-    message = Authorisation(request, amount, expiry_ms, nonce)
+    message = Authorisation(NODE, request, amount, expiry_ms, nonce)
     typed = encode_typed_data(full_message=message.typed_data(CHAIN))
     theirs = bytes(Account.sign_message(typed, KEY).signature)
     assert theirs == message.sign(KEY, CHAIN)
@@ -37,10 +38,11 @@ def test_wallets_sign_the_same(request, amount, expiry_ms, nonce):
 @pytest.mark.parametrize(
     "other",
     [
-        Authorisation(b"\x12" * 32, 10**18, 1_800_000_000_000, 7),
-        Authorisation(b"\x11" * 32, 10**18 + 1, 1_800_000_000_000, 7),
-        Authorisation(b"\x11" * 32, 10**18, 1_800_000_000_001, 7),
-        Authorisation(b"\x11" * 32, 10**18, 1_800_000_000_000, 8),
+        Authorisation(b"\x23" * 20, b"\x11" * 32, 10**18, 1_800_000_000_000, 7),
+        Authorisation(NODE, b"\x12" * 32, 10**18, 1_800_000_000_000, 7),
+        Authorisation(NODE, b"\x11" * 32, 10**18 + 1, 1_800_000_000_000, 7),
+        Authorisation(NODE, b"\x11" * 32, 10**18, 1_800_000_000_001, 7),
+        Authorisation(NODE, b"\x11" * 32, 10**18, 1_800_000_000_000, 8),
     ],
 )
 def test_another_message_has_another_signer(other):

@@ -27,19 +27,26 @@ from avow.receipt.statement import (
     verify_signature,
 )
 
-COLUMNS = Columns(7, b"p" * 32, b"q" * 20, Method.TEE, 12, 10**20, 3)
+COLUMNS = Columns(7, b"p" * 32, b"q" * 20, Method.TEE, 12, 10**20, 3, 9)
 PRIVATE = Private(
     "avow-0123456789abcdef", b"n" * 20, b"k" * 32, EngineIdentity("llama", "1", "x86"), b"r" * 32, b"e" * 32, b"s" * 32,
-    b"nonce-123", NonceSource.CLIENT, b"a" * 20, 5, 9, (("completion_tokens", 4), ("prompt_tokens", 8)), StreamEnd(b"h" * 32, 3), True,
+    b"nonce-123", NonceSource.CLIENT, b"a" * 20, False, 5, (("completion_tokens", 4), ("prompt_tokens", 8)), StreamEnd(b"h" * 32, 3), True,
 )  # fmt: skip
 ORDER = 0xFFFFFFFF00000000FFFFFFFFFFFFFFFFBCE6FAADA7179E84F3B9CAC2FC632551
 
 
-def test_columns_are_89_bytes_at_fixed_places():
+def test_columns_are_97_bytes_at_fixed_places():
     packed = COLUMNS.pack()
-    assert len(packed) == 89
+    assert len(packed) == 97
     assert packed == (
-        (7).to_bytes(8) + b"p" * 32 + b"q" * 20 + b"\x02" + (12).to_bytes(8) + (10**20).to_bytes(16) + (3).to_bytes(4)
+        (7).to_bytes(8)
+        + b"p" * 32
+        + b"q" * 20
+        + b"\x02"
+        + (12).to_bytes(8)
+        + (10**20).to_bytes(16)
+        + (3).to_bytes(4)
+        + (9).to_bytes(8)
     )
 
 
@@ -51,11 +58,11 @@ def test_values_round_trip():
 
 
 CHANGES = {
-    "columns": {"number": 8, "program": b"x" * 32, "payer": b"x" * 20, "method": Method.VANILLA, "units": 13, "amount": 1, "price_version": 4},
+    "columns": {"number": 8, "program": b"x" * 32, "payer": b"x" * 20, "method": Method.VANILLA, "units": 13, "amount": 1, "price_version": 4, "ended_ms": 10},
     "private": {
         "chain_id": "avow-x", "node": b"x" * 20, "key": b"x" * 32, "engine": EngineIdentity("llama", "2", "x86"), "request": b"x" * 32,
         "effective": b"x" * 32, "response": b"x" * 32, "nonce": b"nonce-124", "nonce_source": NonceSource.GATEWAY, "requester": None,
-        "started_ms": 6, "ended_ms": 10, "usage": (), "stream": None, "complete": False,
+        "authorised": True, "started_ms": 6, "usage": (), "stream": None, "complete": False,
     },
 }  # fmt: skip
 
@@ -68,10 +75,10 @@ def test_every_field_is_under_the_hash(part, name):
 
 
 BAD = {
-    "columns": {"number": -1, "program": b"x", "payer": b"x" * 21, "method": "magic", "units": 1 << 64, "amount": b"x" * 15, "price_version": 1 << 32},
+    "columns": {"number": -1, "program": b"x", "payer": b"x" * 21, "method": "magic", "units": 1 << 64, "amount": b"x" * 15, "price_version": 1 << 32, "ended_ms": 1 << 60},
     "private": {
         "chain_id": "x" * 65, "node": b"", "key": "x", "engine": {"name": "a"}, "request": None, "effective": b"x" * 33, "response": 5,
-        "nonce": b"short", "nonce_source": "me", "requester": b"", "started_ms": True, "ended_ms": 1 << 60, "usage": {"a": "b"},
+        "nonce": b"short", "nonce_source": "me", "requester": b"", "authorised": 1, "started_ms": True, "usage": {"a": "b"},
         "stream": {"head": b"", "chunks": 1}, "complete": 1,
     },
 }  # fmt: skip

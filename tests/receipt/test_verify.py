@@ -13,7 +13,7 @@ from avow.receipt.receipt import Receipt
 from avow.receipt.report import VERDICT, CheckName, Outcome, Report, Verdict
 from avow.receipt.requester import sign_request
 from avow.receipt.standing import KeyState
-from avow.receipt.statement import Method, NonceSource, key_id, next_head, statement_payload
+from avow.receipt.statement import Method, NonceSource, Statement, key_id, next_head, statement_payload
 from avow.receipt.stream import stream_parts
 from avow.receipt.verify import Question
 from tests.simulator import CHAT, Simulator, point
@@ -181,9 +181,13 @@ def outcome(report: Report) -> dict[str, str]:
     return {check.name.value: check.code for check in report.checks if check.outcome is Outcome.FAIL}
 
 
-def resigned(network: Simulator, method: Method, receipt: Receipt, **private: object) -> Receipt:
-    """The same receipt with other private fields, signed anew by the node: what a lying node can make."""
-    statement = replace(receipt.statement, private=replace(receipt.statement.private, **private))
+def resigned(
+    network: Simulator, method: Method, receipt: Receipt, ended_ms: int | None = None, **private: object
+) -> Receipt:
+    """The same receipt with another end or other private fields, signed anew by the node: what a lying node can make."""
+    columns = receipt.statement.columns
+    columns = replace(columns, ended_ms=columns.ended_ms if ended_ms is None else ended_ms)
+    statement = Statement(columns, replace(receipt.statement.private, **private))
     key = network.keys[method]
     digest = statement.hash()
     head = next_head(receipt.evidence.previous_head, digest)
@@ -272,11 +276,11 @@ def test_one_part_disclosed(fresh):
 
 def test_times(fresh):
     network, _, _, receipt = fresh
-    private = receipt.statement.private
-    backwards = resigned(network, Method.VANILLA, receipt, started_ms=private.ended_ms + 1)
+    ended = receipt.statement.columns.ended_ms
+    backwards = resigned(network, Method.VANILLA, receipt, started_ms=ended + 1)
     assert outcome(judge(network, backwards)) == {"statement": "wrong_time"}
-    assert judge(network, receipt, now_ms=private.ended_ms - MINUTE)["statement"].outcome is Outcome.PASS
-    assert outcome(judge(network, receipt, now_ms=private.ended_ms - MINUTE - 1)) == {"statement": "wrong_time"}
+    assert judge(network, receipt, now_ms=ended - MINUTE)["statement"].outcome is Outcome.PASS
+    assert outcome(judge(network, receipt, now_ms=ended - MINUTE - 1)) == {"statement": "wrong_time"}
 
 
 def test_a_key_that_is_not_the_one_registered(fresh):
@@ -350,7 +354,7 @@ def test_a_key_that_is_not_active_needs_a_settlement(fresh, state):
 
 def test_an_expired_key(fresh):
     network, _, _, receipt = fresh
-    ended = receipt.statement.private.ended_ms
+    ended = receipt.statement.columns.ended_ms
     assert judge(network, with_record(network, receipt, until_ms=ended)).ok
     assert outcome(judge(network, with_record(network, receipt, until_ms=ended - 1))) == {"standing": "key_expired"}
 
@@ -650,7 +654,7 @@ def test_a_key_attested_again_leaves_its_settled_receipts_what_they_were():
 
 def test_an_attestation_after_its_certificates():
     here, receipt = tee()
-    late = resigned(here.network, Method.TEE, receipt, ended_ms=receipt.statement.private.ended_ms + 30 * DAY)
+    late = resigned(here.network, Method.TEE, receipt, ended_ms=receipt.statement.columns.ended_ms + 30 * DAY)
     report = checks.verify(late, here.trust, Question(here.network.now_ms + 30 * DAY))
     assert (
         report["attestation"].code == "attestation_certificate_expired" or report["attestation"].outcome is Outcome.FAIL

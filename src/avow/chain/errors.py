@@ -71,7 +71,6 @@ class Code(IntEnum):
     BATCH_NUMBER = 401
     BATCH_SIGNATURE = 402
     BATCH_TIME = 403
-    BATCH_BOUNDS = 404
     KEY_NOT_SETTLING = 405
     # Settlement, of one statement.
     PROGRAM_NOT_REGISTERED = 420

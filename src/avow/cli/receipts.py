@@ -40,10 +40,10 @@ def list_receipts(limit: int, home: Path | None, as_json: bool) -> None:
         return
     rows = []
     for _, receipt in kept:
-        columns, private = receipt.statement.columns, receipt.statement.private
+        columns = receipt.statement.columns
         state = "–" if receipt.settlement is None else f"height {receipt.settlement.height}"
         rows.append(
-            [receipt.id[:16], moment(private.ended_ms), columns.method.label, columns.program.hex()[:16], state]
+            [receipt.id[:16], moment(columns.ended_ms), columns.method.label, columns.program.hex()[:16], state]
         )
     table(["receipt", "answered", "method", "program", "settled"], rows)
 

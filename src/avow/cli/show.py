@@ -69,7 +69,7 @@ def receipt_json(receipt: Receipt, report: Report | None = None) -> dict[str, An
         "chain_id": private.chain_id,
         "number": columns.number,
         "amount_wei": str(columns.amount),
-        "ended_ms": private.ended_ms,
+        "ended_ms": columns.ended_ms,
         "settled": receipt.settlement is not None,
         "height": None if receipt.settlement is None else receipt.settlement.height,
     }
@@ -91,7 +91,7 @@ def put_receipt(receipt: Receipt) -> None:
             ("program", columns.program.hex()),
             ("engine", f"{private.engine.name} {private.engine.version}"),
             ("node", f"0x{private.node.hex()}, statement {columns.number} of key {private.key.hex()[:16]}…"),
-            ("time", f"{moment(private.started_ms)}, {private.ended_ms - private.started_ms} ms"),
+            ("time", f"{moment(private.started_ms)}, {columns.ended_ms - private.started_ms} ms"),
             ("usage", ", ".join(f"{count} {name}" for name, count in private.usage) or "–"),
             ("price", f"{columns.amount} wei, charged to 0x{columns.payer.hex()}"),
             ("settled", "not yet" if settlement is None else f"at height {settlement.height}"),

@@ -18,7 +18,7 @@ from avow.receipt.encoding import encode_trusted
 from avow.receipt.receipt import VERSION
 from avow.receipt.statement import Method
 
-_COLUMNS = struct.Struct(">Q32s20sBQ16sI")
+_COLUMNS = struct.Struct(">Q32s20sBQ16sIQ")
 
 
 _NAMES = {
@@ -28,6 +28,7 @@ _NAMES = {
         "attestation",
         "columns",
         "effective",
+        "ended_ms",
         "endpoint",
         "evidence",
         "method",
@@ -163,11 +164,11 @@ def assemble_receipt(
 
 
 def _columns(packed: bytes) -> bytes:
-    number, program, payer, method, units, amount, price_version = _COLUMNS.unpack(packed)
+    number, program, payer, method, units, amount, price_version, ended_ms = _COLUMNS.unpack(packed)
     names = _NAMES
     return b"".join(
         (
-            b"\xa7",
+            b"\xa8",
             names["payer"],
             octets(payer),
             names["units"],
@@ -180,6 +181,8 @@ def _columns(packed: bytes) -> bytes:
             head(0, number),
             names["program"],
             octets(program),
+            names["ended_ms"],
+            head(0, ended_ms),
             names["price_version"],
             head(0, price_version),
         )

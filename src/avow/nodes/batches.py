@@ -6,13 +6,15 @@ from typing import Annotated
 import msgspec
 
 from avow.chain.modules.batch import SignedAuthorisation, build_batch
-from avow.nodes.outbox import StoredStatement
-from avow.receipt.encoding import decode
-from avow.receipt.statement import Columns, Method, Private
+from avow.nodes.outbox_rows import StoredStatement
+from avow.receipt.statement import Columns, Method
 
-_COLUMNS = struct.Struct(">Q32s20sBQ16sI")
+_COLUMNS = struct.Struct(">Q32s20sBQ16sIQ")
 _PAYER = slice(40, 60)
 _AMOUNT = slice(69, 85)
+_ENDED = slice(89, 97)
+PAYER_UNCOVERED = 4
+"""The void cause whose statements show their authorisation, so that the chain sees it fail (chain/modules/voids.py)."""
 
 
 class Consent(msgspec.Struct, array_like=True, frozen=True, forbid_unknown_fields=True):
@@ -30,20 +32,20 @@ def charge_of(columns: bytes) -> tuple[bytes, int]:
 
 
 def unpack_columns(packed: bytes) -> Columns:
-    number, program, payer, method, units, amount, price_version = _COLUMNS.unpack(packed)
-    return Columns(number, program, payer, Method(method), units, int.from_bytes(amount), price_version)
+    number, program, payer, method, units, amount, price_version, ended_ms = _COLUMNS.unpack(packed)
+    return Columns(number, program, payer, Method(method), units, int.from_bytes(amount), price_version, ended_ms)
 
 
-def ended_ms(private: bytes) -> int:
+def ended_ms(columns: bytes) -> int:
     """When the statement ended, by its node's clock."""
-    return Private.from_value(decode(private)).ended_ms
+    return int.from_bytes(columns[_ENDED])
 
 
 def batch_of(key: bytes, rows: list[StoredStatement]) -> bytes:
     """The settlement batch of consecutive statements."""
     authorisations = []
     for index, row in enumerate(rows):
-        if row.authorisation is not None and row.void == 0:
+        if row.authorisation is not None and row.void in (0, PAYER_UNCOVERED):
             consent = msgspec.msgpack.decode(row.authorisation, type=Consent)
             authorisations.append(
                 SignedAuthorisation(

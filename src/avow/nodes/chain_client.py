@@ -18,6 +18,7 @@ from typing import Any, Self
 import aiohttp
 import msgspec
 
+from avow.chain import gas
 from avow.chain.errors import Code, Refused
 from avow.chain.execution import MODULES
 from avow.chain.host import refusal
@@ -334,6 +335,7 @@ def settlement_gas(
     return (
         intrinsic_gas(data)
         + 300_000
+        + gas.BATCH_BYTE * len(batch)
         + 1_000 * statements
         + 60_000 * payers
         + 20_000 * programs

@@ -143,7 +143,7 @@ class Payers:
             )
         request = commit("request", job.seed, request_parts(job.endpoint, job.body))
         most = int.from_bytes(consent.max_amount)
-        message = Authorisation(request, most, consent.expiry_ms, consent.nonce)
+        message = Authorisation(self._operator, request, most, consent.expiry_ms, consent.nonce)
         if message.signer(self._chain_id, consent.signature) != job.payer:
             raise BadAuthorisation("the payer did not sign this authorisation")
         if amount > most or consent.expiry_ms < time.time_ns() // 1_000_000 + _CLOCK_SLACK_MS:

@@ -6,7 +6,8 @@ from avow.nodes.assembly import Backing, assemble_receipt, whole_opening
 from avow.nodes.errors import OpeningGone, ReceiptNotFound
 from avow.nodes.jobs import Signed
 from avow.nodes.opening import unseal
-from avow.nodes.outbox import Outbox, StoredBatch, StoredStatement
+from avow.nodes.outbox import UNDELIVERED, Outbox
+from avow.nodes.outbox_rows import StoredBatch, StoredStatement
 from avow.receipt import merkle
 from avow.receipt.encoding import Value, decode, encode_trusted
 from avow.receipt.fields import FieldError, octets
@@ -24,9 +25,9 @@ class Receipts:
         self._trees: OrderedDict[tuple[int, int], list[list[bytes]]] = OrderedDict()
 
     def find(self, statement_id: bytes) -> StoredStatement:
-        """Raises ReceiptNotFound."""
+        """Raises ReceiptNotFound, also for what was never delivered: its private part would prove the contrary to the chain."""
         row = self._outbox.statement(statement_id)
-        if row is None or row.backing is None:
+        if row is None or row.backing is None or row.void == UNDELIVERED:
             raise ReceiptNotFound("no receipt has this id", id=statement_id.hex())
         return row
 

@@ -222,14 +222,15 @@ class Run:
             nonce=job.nonce,
             nonce_source=job.nonce_source,
             requester=job.requester,
+            authorised=job.authorisation is not None,
             started_ms=prepared.started_ms,
-            ended_ms=signer.stamp(max(prepared.started_ms, time.time_ns() // 1_000_000)),
             usage=outcome.usage,
             stream=outcome.stream,
             complete=outcome.complete,
         )
         amount = outcome.units * int.from_bytes(self._terms.per_unit)
-        charge = Charge(job.program, job.payer, outcome.units, amount, self._terms.price_version)
+        ended_ms = max(prepared.started_ms, time.time_ns() // 1_000_000)
+        charge = Charge(job.program, job.payer, outcome.units, amount, self._terms.price_version, ended_ms)
         signed = signer.sign(charge, private)
         result = Result(
             signed,

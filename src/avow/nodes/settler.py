@@ -22,7 +22,8 @@ from avow.chain.modules.batch import leaves
 from avow.errors import AvowError
 from avow.nodes.batches import batch_of, charge_of, ended_ms
 from avow.nodes.chain_client import ChainRejected, ChainUnavailable
-from avow.nodes.outbox import Outbox, StoredBatch, StoredKey, StoredStatement
+from avow.nodes.outbox import UNDELIVERED, Outbox
+from avow.nodes.outbox_rows import StoredBatch, StoredKey, StoredStatement
 from avow.receipt.standing import KeyState
 
 log = logging.getLogger(__name__)
@@ -334,7 +335,7 @@ class Settler:
         elif refusal.code == Code.BATCH_NUMBER:
             await self._skip_to(line)
         elif refusal.code == Code.BATCH_TIME and line.refused > 20:
-            oldest = ended_ms(rows[0].private)
+            oldest = min([ended_ms(row.columns) for row in rows if row.void == 0])
             await self._abandon(line, f"statements since {oldest} are outside the settlement window")
         else:
             await asyncio.sleep(min(0.05 * line.refused, 1.0))
@@ -353,4 +354,6 @@ class Settler:
         log.critical("key %s is revoked: %s", line.key.key.hex(), why)
         await self._chain.revoke(line.key.key)
         rows = self._outbox.statements(line.key.key_number, line.settled, 1 << 31)
-        await self._outbox.set_void(line.key.key_number, [row.number for row in rows], KEY_REVOKED)
+        await self._outbox.set_void(
+            line.key.key_number, [row.number for row in rows if row.void != UNDELIVERED], KEY_REVOKED
+        )

@@ -31,7 +31,7 @@ from avow.receipt.statement import (
 from avow.receipt.stream import mac_key, shared_secret
 
 _ES256 = ec.ECDSA(hashes.SHA256())
-pack_columns = struct.Struct(">Q32s20sBQ16sI").pack
+pack_columns = struct.Struct(">Q32s20sBQ16sIQ").pack
 """statement.Columns.pack, rule 2 there."""
 
 
@@ -44,6 +44,7 @@ class Charge:
     units: int
     amount: int
     price_version: int
+    ended_ms: int
 
 
 class Signer:
@@ -59,7 +60,6 @@ class Signer:
         self.transport_key = _point(self._transport)
         self.key = key_id(self.signing_key)
         self.next_number = 0
-        self._ended_ms = 0
         self._inputs = SignatureInputs(chain_id, self.key)
         self.head = first_head(chain_id, self.key)
 
@@ -74,6 +74,7 @@ class Signer:
             charge.units,
             charge.amount.to_bytes(16),
             charge.price_version,
+            charge.ended_ms,
         )
         digest = statement_hash(columns, private_hash(private))
         previous = self.head
@@ -82,11 +83,6 @@ class Signer:
         self.next_number = number + 1
         self.head = head
         return Signed(number, digest, columns, private, previous, head, signature)
-
-    def stamp(self, now_ms: int) -> int:
-        """The time at which the next statement ends: never before the one before it, whatever the clock does."""
-        self._ended_ms = max(self._ended_ms, now_ms)
-        return self._ended_ms
 
     def sign_stream_head(self, request: bytes, effective: bytes, chunks: int, head: bytes) -> bytes:
         """The COSE_Sign1 that proves what a stream delivered up to `head`."""

@@ -2,8 +2,9 @@
 
 Rules:
 1. The typed data has the domain of requester.py ({name "Avow", version "1", chainId}) and one struct,
-   Authorisation(bytes32 request,uint256 maxAmount,uint64 expiryMs,uint64 nonce). `request` is the request commitment, which covers
-   every byte of the body; `maxAmount` is in wei; after `expiryMs` (block time, milliseconds) it is worthless.
+   Authorisation(address node,bytes32 request,uint256 maxAmount,uint64 expiryMs,uint64 nonce). `node` is the operator that may
+   charge, no other; `request` is the request commitment, which covers every byte of the body; `maxAmount` is in wei; after
+   `expiryMs` (block time, milliseconds) it is worthless.
 2. A nonce is good for one settled statement. Nonces may be used in any order; the chain keeps one bit each.
 3. A signature is r ‖ s ‖ v, 65 bytes, s ≤ n/2, v 27 or 28. Its signer is the payer, and the statement's requester.
 
@@ -24,7 +25,7 @@ from avow.receipt.requester import (
 )
 
 _SECP256K1_ORDER = 0xFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFEBAAEDCE6AF48A03BBFD25E8CD0364141  # SEC 2 §2.4.1
-AUTHORISATION_TYPE = "Authorisation(bytes32 request,uint256 maxAmount,uint64 expiryMs,uint64 nonce)"
+AUTHORISATION_TYPE = "Authorisation(address node,bytes32 request,uint256 maxAmount,uint64 expiryMs,uint64 nonce)"
 _DOMAIN_TYPE = "EIP712Domain(string name,string version,uint256 chainId)"
 _DOMAIN_TYPE_HASH = keccak256(_DOMAIN_TYPE.encode())
 _NAME_HASH = keccak256(DOMAIN_NAME.encode())
@@ -41,8 +42,9 @@ class BadAuthorisation(VerificationError):
 
 @dataclass(frozen=True, slots=True)
 class Authorisation:
-    """Rule 1's message, for the request with commitment `request` (32 bytes)."""
+    """Rule 1's message, to the operator `node` (20 bytes), for the request with commitment `request` (32 bytes)."""
 
+    node: bytes
     request: bytes
     max_amount: int
     expiry_ms: int
@@ -58,6 +60,7 @@ class Authorisation:
                     {"name": "chainId", "type": "uint256"},
                 ],
                 "Authorisation": [
+                    {"name": "node", "type": "address"},
                     {"name": "request", "type": "bytes32"},
                     {"name": "maxAmount", "type": "uint256"},
                     {"name": "expiryMs", "type": "uint64"},
@@ -67,6 +70,7 @@ class Authorisation:
             "primaryType": "Authorisation",
             "domain": {"name": DOMAIN_NAME, "version": DOMAIN_VERSION, "chainId": eip155_chain_id(chain_id)},
             "message": {
+                "node": "0x" + self.node.hex(),
                 "request": "0x" + self.request.hex(),
                 "maxAmount": self.max_amount,
                 "expiryMs": self.expiry_ms,
@@ -79,6 +83,7 @@ class Authorisation:
         domain = _DOMAIN_TYPE_HASH + _NAME_HASH + _VERSION_HASH + eip155_chain_id(chain_id).to_bytes(32)
         struct = (
             _STRUCT_TYPE_HASH
+            + self.node.rjust(32, b"\0")
             + self.request
             + self.max_amount.to_bytes(32)
             + self.expiry_ms.to_bytes(32)

@@ -75,14 +75,14 @@ def _check_value(value: object, depth: int) -> None:
     raise EncodingError(f"a {kind.__name__} has no place in a receipt")
 
 
-def decode(data: bytes, *, max_bytes: int = MAX_BYTES) -> Value:
+def decode(data: bytes, *, max_bytes: int = MAX_BYTES, max_items: int = MAX_ITEMS) -> Value:
     """The value whose one encoding is `data`.
 
     Raises EncodingError (not canonical, not CBOR, or a type that rule 1 leaves out) or TooLarge.
     """
     if len(data) > max_bytes:
         raise TooLarge("encoded value is too large", size=len(data), limit=max_bytes)
-    reader = _Reader(data)
+    reader = _Reader(data, max_items)
     value = reader.item(0)
     if reader.position != len(data):
         raise EncodingError("bytes after the end", offset=reader.position)
@@ -92,10 +92,11 @@ def decode(data: bytes, *, max_bytes: int = MAX_BYTES) -> Value:
 class _Reader:
     """One pass over deterministic CBOR; every length is checked against what is left before it is used."""
 
-    __slots__ = ("data", "items", "position")
+    __slots__ = ("data", "items", "max_items", "position")
 
-    def __init__(self, data: bytes) -> None:
+    def __init__(self, data: bytes, max_items: int) -> None:
         self.data = data
+        self.max_items = max_items
         self.position = 0
         self.items = 0
 
@@ -141,8 +142,8 @@ class _Reader:
         if depth > MAX_DEPTH:
             raise self.fail("nested too deep")
         self.items += 1
-        if self.items > MAX_ITEMS:
-            raise TooLarge("too many items", limit=MAX_ITEMS)
+        if self.items > self.max_items:
+            raise TooLarge("too many items", limit=self.max_items)
         major, argument = self.head()
         if major == 0:
             return argument

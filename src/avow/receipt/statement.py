@@ -1,8 +1,9 @@
 """The statement: the claim about one inference, and the signature that stands behind it.
 
 Rules:
-1. A statement has seven public columns, which the chain acts on, and a private part, of which the chain sees the hash alone.
-2. columns        = u64 number ‖ 32 B program ‖ 20 B payer ‖ u8 method ‖ u64 units ‖ u128 amount ‖ u32 price version, big-endian, 89 bytes.
+1. A statement has eight public columns, which the chain acts on, and a private part, of which the chain sees the hash alone.
+2. columns        = u64 number ‖ 32 B program ‖ 20 B payer ‖ u8 method ‖ u64 units ‖ u128 amount ‖ u32 price version
+                    ‖ u64 ended, big-endian, 97 bytes. Ended: when the answer was there, by the node's clock, in ms since the epoch.
    private hash   = H("avow/statement-private/1", deterministic CBOR of the private part).
    statement hash = H("avow/statement/1", columns ‖ private hash). It is also the receipt's id.
 3. The statements of one key are numbered 0, 1, 2, … and chained:
@@ -30,7 +31,7 @@ from avow.receipt.encoding import Value, encode_trusted, tagged_hash
 
 VERSION = 1
 
-_COLUMNS = struct.Struct(">Q32s20sBQ16sI")
+_COLUMNS = struct.Struct(">Q32s20sBQ16sIQ")
 _COSE_PREFIX = bytes.fromhex("8443a10126a0f65840")
 """COSE_Sign1 as array of four: protected {1: -7} (ES256), no unprotected header, detached payload, 64-byte signature."""
 _P256_ORDER = 0xFFFFFFFF00000000FFFFFFFFFFFFFFFFBCE6FAADA7179E84F3B9CAC2FC632551  # FIPS 186-5 / SEC 2 §2.4.2
@@ -74,9 +75,10 @@ class Columns:
     units: int
     amount: int
     price_version: int
+    ended_ms: int
 
     def pack(self) -> bytes:
-        """Rule 2's 89 bytes."""
+        """Rule 2's 97 bytes."""
         return _COLUMNS.pack(
             self.number,
             self.program,
@@ -85,6 +87,7 @@ class Columns:
             self.units,
             self.amount.to_bytes(16),
             self.price_version,
+            self.ended_ms,
         )
 
     def to_value(self) -> dict[str, Value]:
@@ -96,11 +99,12 @@ class Columns:
             "units": self.units,
             "amount": self.amount.to_bytes(16),
             "price_version": self.price_version,
+            "ended_ms": self.ended_ms,
         }
 
     @classmethod
     def from_value(cls, value: Value) -> Self:
-        names = ("number", "program", "payer", "method", "units", "amount", "price_version")
+        names = ("number", "program", "payer", "method", "units", "amount", "price_version", "ended_ms")
         item = fields.mapping(value, "columns", names)
         label = fields.text(item["method"], "method", max_length=16)
         method = _METHODS.get(label)
@@ -114,6 +118,7 @@ class Columns:
             units=fields.integer(item["units"], "units"),
             amount=int.from_bytes(fields.octets(item["amount"], "amount", 16)),
             price_version=fields.integer(item["price_version"], "price_version", maximum=0xFFFFFFFF),
+            ended_ms=fields.integer(item["ended_ms"], "ended_ms", maximum=fields.MAX_TIME_MS),
         )
 
 
@@ -141,8 +146,9 @@ class StreamEnd:
 class Private:
     """The part of a statement of which the chain sees the hash alone. It holds commitments, never texts.
 
-    `request`, `effective` and `response` are salted commitments (see commitment.py); times are the node's claim, in
-    milliseconds since the epoch; `requester` is the address that signed the request, `usage` counts by name, in the order of names.
+    `request`, `effective` and `response` are salted commitments (see commitment.py); `started_ms` is the node's claim, in
+    milliseconds since the epoch; `requester` is the address that signed the request, `authorised` whether it signed to pay for it too
+    (authorisation.py); `usage` counts by name, in the order of names.
     """
 
     chain_id: str
@@ -155,8 +161,8 @@ class Private:
     nonce: bytes
     nonce_source: NonceSource
     requester: bytes | None
+    authorised: bool
     started_ms: int
-    ended_ms: int
     usage: tuple[tuple[str, int], ...]
     stream: StreamEnd | None
     complete: bool
@@ -177,8 +183,8 @@ class Private:
             "nonce": self.nonce,
             "nonce_source": self.nonce_source.value,
             "requester": self.requester,
+            "authorised": self.authorised,
             "started_ms": self.started_ms,
-            "ended_ms": self.ended_ms,
             "usage": dict(self.usage),
             "stream": None if stream is None else {"head": stream.head, "chunks": stream.chunks},
             "complete": self.complete,
@@ -211,8 +217,8 @@ class Private:
             nonce=fields.octets(item["nonce"], "nonce", 8, 64),
             nonce_source=NonceSource(source),
             requester=None if item["requester"] is None else fields.octets(item["requester"], "requester", 20),
+            authorised=fields.boolean(item["authorised"], "authorised"),
             started_ms=fields.integer(item["started_ms"], "started_ms", maximum=fields.MAX_TIME_MS),
-            ended_ms=fields.integer(item["ended_ms"], "ended_ms", maximum=fields.MAX_TIME_MS),
             usage=tuple(sorted((name, fields.integer(count, f"usage.{name[:64]!r}")) for name, count in usage.items())),
             stream=_stream_end(item["stream"]),
             complete=fields.boolean(item["complete"], "complete"),

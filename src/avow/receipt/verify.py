@@ -154,11 +154,11 @@ class _Verification:
         if self.evidence.method is not self.columns.method:
             detail = f"a {self.columns.method.label} statement with {self.evidence.method.label} evidence"
             return Check(name, Outcome.FAIL, detail, "wrong_method")
-        if self.private.started_ms > self.private.ended_ms:
+        if self.private.started_ms > self.columns.ended_ms:
             return Check(name, Outcome.FAIL, "it ends before it starts", "wrong_time")
-        if self.private.ended_ms > self.question.now_ms + FUTURE_MS:
+        if self.columns.ended_ms > self.question.now_ms + FUTURE_MS:
             return Check(name, Outcome.FAIL, "it ends in the future", "wrong_time")
-        took = self.private.ended_ms - self.private.started_ms
+        took = self.columns.ended_ms - self.private.started_ms
         detail = f"number {self.columns.number} of its key, by node 0x{self.private.node.hex()}, in {took} ms"
         return Check(name, Outcome.PASS, detail)
 
@@ -212,7 +212,7 @@ class _Verification:
         """Whether the key was in force when the statement ended, as far as the record shows it."""
         name = CheckName.STANDING
         settled = self.receipt.settlement
-        ended = self.private.ended_ms
+        ended = self.columns.ended_ms
         if record.compromised_from is not None and (settled is None or settled.height >= record.compromised_from):
             detail = f"the key is compromised from height {record.compromised_from}"
             return Check(name, Outcome.FAIL, detail, "key_compromised")
@@ -389,7 +389,7 @@ class _Verification:
             return Check(name, Outcome.FAIL, detail, "void")
         if self.trust is None:
             return Check(name, Outcome.SKIPPED, f"says height {settlement.height}; no trust policy is pinned")
-        gap = settlement.block.header.time_ns // 1_000_000 - self.private.ended_ms
+        gap = settlement.block.header.time_ns // 1_000_000 - self.columns.ended_ms
         if gap < -FUTURE_MS:
             return Check(name, Outcome.FAIL, "it ends after the block that settled it", "wrong_time")
         if not self.anchored:

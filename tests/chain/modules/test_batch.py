@@ -31,6 +31,7 @@ def statements(draw, most=12):
                 units=draw(st.integers(0, (1 << 64) - 1)),
                 amount=draw(st.integers(0, (1 << 128) - 1)),
                 price_version=draw(st.integers(0, (1 << 32) - 1)),
+                ended_ms=draw(st.integers(0, (1 << 64) - 1)),
             ),
             draw(st.binary(min_size=1, max_size=60)),
         )
@@ -85,7 +86,7 @@ def test_any_bytes_are_refused_with_a_code(data):
     st.dictionaries(
         st.sampled_from(
             sorted(
-                decode(build_batch(bytes(32), [(Columns(0, bytes(32), bytes(20), Method.TEE, 1, 1, 1), b"x")], b"s"))
+                decode(build_batch(bytes(32), [(Columns(0, bytes(32), bytes(20), Method.TEE, 1, 1, 1, 1), b"x")], b"s"))
             )
         ),
         st.none() | st.integers(-3, 1 << 63) | st.binary(max_size=70) | st.lists(st.binary(max_size=32), max_size=3),
@@ -93,7 +94,7 @@ def test_any_bytes_are_refused_with_a_code(data):
     )
 )
 def test_members_of_other_types_are_refused(changes):
-    made = [(Columns(0, bytes(32), bytes(20), Method.TEE, 1, 1, 1), b"x")]
+    made = [(Columns(0, bytes(32), bytes(20), Method.TEE, 1, 1, 1, 1), b"x")]
     item = decode(build_batch(bytes(32), made, b"s")) | changes
     try:
         Batch.from_bytes(encode(item))

@@ -266,12 +266,20 @@ def test_strangers_revoke_nothing(chain, node):
 
 
 def test_a_compromise_names_a_height_that_only_moves_back(chain, node):
-    far = chain.send("operator", nodes.ADDRESS, "compromised", node.id, chain.height + 2)
-    assert refused(far) == (Code.OUT_OF_RANGE, None)
-    chain.do("operator", nodes.ADDRESS, "compromised", node.id, 3)
-    assert (record(chain, node).state, record(chain, node).compromised_from) == (KeyState.REVOKED, 3)
-    later = chain.send("governance", nodes.ADDRESS, "compromised", node.id, 4)
-    assert refused(later) == (Code.OUT_OF_RANGE, None)
+    now = chain.height + 1
+    for who, height in (
+        ("operator", now - 1),
+        ("operator", 0),
+        ("operator", (1 << 64) - 1),
+        ("governance", (1 << 64) - 1),
+    ):
+        assert refused(chain.send(who, nodes.ADDRESS, "compromised", node.id, height)) == (Code.OUT_OF_RANGE, None)
+        now += 1
+    chain.do("operator", nodes.ADDRESS, "compromised", node.id, now)
+    assert (record(chain, node).state, record(chain, node).compromised_from) == (KeyState.REVOKED, now)
+    for who, height in (("governance", now), ("governance", now + 1), ("operator", now - 1)):
+        later = chain.send(who, nodes.ADDRESS, "compromised", node.id, height)
+        assert refused(later) == (Code.OUT_OF_RANGE, None)
     chain.do("governance", nodes.ADDRESS, "compromised", node.id, 2)
     assert record(chain, node).compromised_from == 2
     state = chain.view(nodes.ADDRESS, "keyState", node.id)

@@ -7,13 +7,8 @@ from avow.chain.errors import WHOLE_BATCH, Code
 from avow.chain.genesis import AllowedMeasurement
 from avow.chain.modules import bank, nodes, registry, settlement
 from avow.chain.modules.batch import SignedAuthorisation, leaves
-from avow.chain.modules.settlement import (
-    STATEMENT_LIFE,
-    VOID_CAUSES,
-    StatementEvent,
-    StatementState,
-    VoidCause,
-)
+from avow.chain.modules.settlement import STATEMENT_LIFE, StatementEvent, StatementState
+from avow.chain.modules.voids import FAULTS, Fault, Maker, VoidCause
 from avow.methods.tee.attesters import DevelopmentAttester
 from avow.receipt import merkle
 from avow.receipt.authorisation import Authorisation
@@ -144,7 +139,8 @@ def test_numbers_have_no_gaps_and_no_repetitions(chain, node):
 
 
 @pytest.mark.parametrize(
-    "column", ["program", "payer", "units", "amount", "price", "private", "first", "programs", "payers", "signature"]
+    "column",
+    ["program", "payer", "units", "amount", "price", "ended", "private", "first", "programs", "payers", "signature"],
 )
 def test_the_signature_covers_every_column(chain, node, column):
     chain.do("operator", registry.ADDRESS, "publish", "other", OTHER_PROGRAM)
@@ -198,9 +194,8 @@ def test_a_signature_of_another_statement_or_key_is_refused(chain, node):
         {"first": (1 << 64) - 1},
         {"first": b""},
         {"key": bytes(31)},
-        {"bounds": [b"x"]},
-        {"bounds": [b"x", b"y", b"z"]},
-        {"bounds": [b"", b""]},
+        {"bounds": []},
+        {"ended": bytes(15)},
         {"signature": b""},
         {"authorisations": [[0]]},
         {"authorisations": [[2, b"x", bytes(16), 0, 0, bytes(65)]]},
@@ -242,27 +237,16 @@ def test_a_statement_settles_within_a_day(chain, node, offset, settles):
     assert refused(result) == (None if settles else whole(Code.BATCH_TIME))
 
 
-def test_bounds_are_the_first_and_the_last_statement(chain, node):
-    statements = [node.sign() for _ in range(3)]
-    data = chain.batch(node, statements)
-    first, last = decode(data)["bounds"]
-    for bounds in ([last, first], [first, first], [statements[1].private, last], []):
-        assert refused(settle(chain, changed(chain, data, bounds=bounds))) == whole(Code.BATCH_BOUNDS)
-
-
-def test_bounds_are_in_order(chain, node):
-    result = chain.settle(node, [node.sign(ended_ms=chain.now_ms), node.sign(ended_ms=chain.now_ms - 1)])
-    assert refused(result) == whole(Code.BATCH_BOUNDS)
-
-
-def test_bounds_are_of_this_chain_operator_and_key(chain, node):
-    elsewhere = node.sign(chain_id="avow-0000000000000000")
-    assert refused(chain.settle(node, [elsewhere])) == whole(Code.BATCH_BOUNDS)
-    twin = chain.new_key()
-    twin.operator = "other operator"
-    assert refused(chain.send("operator", settlement.ADDRESS, "settle", chain.batch(twin, [twin.sign()]))) == whole(
-        Code.BATCH_BOUNDS
-    )
+@pytest.mark.parametrize("place", [0, 1, 2])
+@pytest.mark.parametrize("way", [-1, 1])
+def test_every_statement_that_settles_ends_in_the_window(chain, node, place, way):
+    """The one in the middle too; void ones do not count."""
+    times = [chain.now_ms] * 3
+    times[place] += way * 25 * 3_600_000
+    statements = [node.sign(ended_ms=time) for time in times]
+    assert refused(chain.settle(node, statements)) == whole(Code.BATCH_TIME)
+    causes = bytes([5 if index == place else 0 for index in range(3)])
+    assert chain.settle(node, statements, void=causes).code == Code.OK
 
 
 # --- Each statement --------------------------------------------------------------------------------------------------
@@ -345,13 +329,14 @@ def test_limits_are_inclusive(chain, node, void):
 
 
 def test_gas_grows_with_the_statements(chain, node):
-    used = []
+    used, sizes = [], []
     for count in (1, 11):
         twin = chain.new_key()
         data = chain.batch(twin, [twin.sign() for _ in range(count)])
+        sizes.append(len(data))
         used.append(chain.simulate("operator", settlement.ADDRESS, "settle", data).gas_used)
-    assert used[1] - used[0] == 10 * gas.STATEMENT
-    assert used[0] > gas.STATEMENT + gas.P256_VERIFY + gas.HISTORY + 2 * gas.PARSE
+    assert used[1] - used[0] == 10 * gas.STATEMENT + (sizes[1] - sizes[0]) * gas.BATCH_BYTE
+    assert used[0] > gas.STATEMENT + gas.P256_VERIFY + gas.HISTORY + sizes[0] * gas.BATCH_BYTE
 
 
 def test_a_key_settles_until_its_very_end(chain, node):
@@ -418,7 +403,8 @@ def test_withdrawing_a_measurement_stops_new_statements(enclave):
 
 def test_causes_are_those_that_receipts_know():
     assert {int(cause) for cause in VoidCause} | {0} == set(CAUSE_TEXTS)
-    assert set(VOID_CAUSES) == set(VoidCause)
+    assert {cause for cause, _ in FAULTS} == {cause for cause, maker in FAULTS if maker is Maker.NODE} == set(VoidCause)
+    assert all(FAULTS[cause, Maker.NODE] is Fault.DELIVERED for cause in VoidCause)
 
 
 @pytest.mark.parametrize("cause", [1, 2, 3, 4])
@@ -468,13 +454,6 @@ def test_void_takes_only_void_statements(chain, node):
     assert refused(result) == whole(Code.VOID_CAUSE_UNKNOWN)
 
 
-def test_void_batches_show_no_bounds(chain, node):
-    statement = node.sign()
-    data = chain.batch(node, [statement], void=b"\x05")
-    shown = changed(chain, data, bounds=[statement.private] * 2)
-    assert refused(settle(chain, shown)) == whole(Code.BATCH_BOUNDS)
-
-
 def test_overdue_statements_can_still_be_void(chain, node):
     assert STATEMENT_LIFE[StatementState.OVERDUE, StatementEvent.VOID] is StatementState.VOID
     assert (StatementState.OVERDUE, StatementEvent.SETTLE) not in STATEMENT_LIFE
@@ -486,23 +465,48 @@ def test_overdue_statements_can_still_be_void(chain, node):
     assert chain.settle(node, [node.sign()]).code == Code.OK
 
 
+def report(chain, key, evidence: bytes, who: str = "stranger"):
+    return chain.send(who, settlement.ADDRESS, "reportFalseVoid", key.id, evidence)
+
+
+def state_of(chain, key) -> KeyState:
+    return KeyRecord.from_bytes(chain.view(nodes.ADDRESS, "keyRecord", key.id)[0]).state
+
+
 def test_a_false_void_is_proven_by_what_was_delivered(chain, node):
     delivered, other = node.sign(), node.sign()
-    early = chain.send("stranger", settlement.ADDRESS, "reportFalseVoid", node.id, delivered.evidence())
-    assert refused(early) == (Code.EVIDENCE_REFUSED, None)
+    assert refused(report(chain, node, delivered.delivered())) == (Code.EVIDENCE_REFUSED, None)
     assert chain.settle(node, [delivered, other], void=b"\x05\x00").code == Code.OK
-    settled = chain.send("stranger", settlement.ADDRESS, "reportFalseVoid", node.id, other.evidence())
-    assert refused(settled) == (Code.EVIDENCE_REFUSED, None)
-    chain.do("stranger", settlement.ADDRESS, "reportFalseVoid", node.id, delivered.evidence())
-    record = KeyRecord.from_bytes(chain.view(nodes.ADDRESS, "keyRecord", node.id)[0])
-    assert record.state is KeyState.REVOKED
+    assert refused(report(chain, node, other.delivered())) == (Code.EVIDENCE_REFUSED, None)
+    assert report(chain, node, delivered.delivered()).code == Code.OK
+    assert state_of(chain, node) is KeyState.REVOKED
+    assert refused(report(chain, node, delivered.delivered())) == (Code.EVIDENCE_REFUSED, None)
 
 
-def test_a_void_with_a_cause_is_no_fault(chain, node):
+def test_a_void_that_the_payer_made_is_no_fault(chain, node):
     statement = node.sign(payer="stranger")
     assert chain.settle(node, [statement], void=b"\x04").code == Code.OK
-    result = chain.send("stranger", settlement.ADDRESS, "reportFalseVoid", node.id, statement.evidence())
-    assert refused(result) == (Code.EVIDENCE_REFUSED, None)
+    assert refused(report(chain, node, statement.delivered())) == (Code.EVIDENCE_REFUSED, None)
+
+
+@pytest.mark.parametrize("change", ["statement", "private", "columns", "head", "signature", "shape", "bytes"])
+def test_proofs_of_delivery_are_whole(chain, node, change):
+    statement, settled = node.sign(), node.sign()
+    assert chain.settle(node, [statement, settled], void=b"\x05\x00").code == Code.OK
+    shown, head, signature = decode(statement.delivered())
+    other, other_head, other_signature = decode(settled.delivered())
+    bad = {
+        "statement": [statement.hash, head, signature],
+        "private": [shown | {"private": shown["private"] | {"nonce": b"other nonce"}}, head, signature],
+        "columns": [shown | {"columns": other["columns"]}, head, signature],
+        "head": [shown, other_head, signature],
+        "signature": [shown, head, other_signature],
+        "shape": [shown, head, signature, 0],
+        "bytes": b"x" * 9_000,
+    }[change]
+    assert refused(report(chain, node, encode(bad))) == (Code.EVIDENCE_REFUSED, None)
+    assert state_of(chain, node) is KeyState.ACTIVE
+    assert report(chain, node, statement.delivered()).code == Code.OK
 
 
 # --- Authorisations --------------------------------------------------------------------------------------------------
@@ -513,8 +517,10 @@ REQUEST = b"\x77" * 32
 def authorised(chain, node, index=0, *, signer="stranger", amount=900, statement=None, **changes):
     """A statement that a stranger to the bank pays, and the stranger's signature for it."""
     fields = {"max_amount": 1_000, "expiry_ms": FAR_MS, "nonce": 7, "request": REQUEST} | changes
-    made = statement or node.sign(payer="stranger", amount=amount, request=REQUEST, requester=account("stranger"))
-    message = Authorisation(fields["request"], fields["max_amount"], fields["expiry_ms"], fields["nonce"])
+    made = statement or node.sign(
+        payer="stranger", amount=amount, request=REQUEST, requester=account("stranger"), authorised=True
+    )
+    message = Authorisation(OPERATOR, fields["request"], fields["max_amount"], fields["expiry_ms"], fields["nonce"])
     signature = message.sign(secret(signer), chain.genesis.chain_id)
     entry = SignedAuthorisation(index, made.private, message.max_amount, message.expiry_ms, message.nonce, signature)
     return made, entry
@@ -571,11 +577,11 @@ def test_what_was_signed_is_what_counts(chain, node):
 def test_the_authoriser_is_payer_and_requester(chain, node):
     for payer, requester in (("payer", "stranger"), ("stranger", "payer")):
         twin = chain.new_key()
-        statement = twin.sign(payer=payer, amount=900, request=REQUEST, requester=account(requester))
+        statement = twin.sign(payer=payer, amount=900, request=REQUEST, requester=account(requester), authorised=True)
         statement, entry = authorised(chain, twin, statement=statement)
         assert refused(chain.settle(twin, [statement], authorisations=[entry])) == (Code.AUTHORISATION_REFUSED, 0)
     nobody = chain.new_key()
-    statement = nobody.sign(payer="stranger", amount=900, request=REQUEST)
+    statement = nobody.sign(payer="stranger", amount=900, request=REQUEST, authorised=True)
     statement, entry = authorised(chain, nobody, statement=statement)
     assert refused(chain.settle(nobody, [statement], authorisations=[entry])) == (Code.AUTHORISATION_REFUSED, 0)
 

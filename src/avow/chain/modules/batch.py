@@ -3,12 +3,11 @@
 Rules:
 1. A batch is one canonical CBOR map: key, first number, the distinct programs and payers, and one big-endian column for each
    public field, with an entry per statement: program and payer (u16 index), units (u64), amount (u128), price version (u32),
-   void (u8: 0 settled, else the cause), private hash (32 bytes). Numbers follow from `first`, the method from the key.
+   end time (u64, ms), void (u8: 0 settled, else the cause), private hash (32 bytes). Numbers follow from `first`, the method from the key.
 2. Programs and payers stand in the order of first use, each once: a batch has one encoding.
 3. The signature is the key's over the last statement; it covers every statement before it through the chain of heads.
-4. `bounds` holds the private parts of the first and the last statement, or nothing when every statement is void.
-5. `authorisations`: [index, private part, max amount (16 bytes), expiry in ms, nonce, signature (65 bytes)], by rising index.
-6. The root is over the leaves statement hash ‖ void (RFC 6962).
+4. `authorisations`: [index, private part, max amount (16 bytes), expiry in ms, nonce, signature (65 bytes)], by rising index.
+5. The root is over the leaves statement hash ‖ void (RFC 6962).
 
 Pure: no clock, no randomness, no input or output.
 """
@@ -27,6 +26,8 @@ from avow.receipt.statement import Columns, private_hash
 MAX_STATEMENTS = 4_096
 MAX_BATCH = 512 * 1024
 MAX_PRIVATE = 4_096
+_MAX_ITEMS = 16
+"""Beside one for each program (33 bytes), payer (21 bytes) and part of an authorisation (seven in some 700 bytes)."""
 
 _NAMES = (
     "key",
@@ -38,22 +39,22 @@ _NAMES = (
     "units",
     "amount",
     "price",
+    "ended",
     "void",
     "private",
-    "bounds",
     "signature",
     "authorisations",
 )
 
 _STATEMENT_TAG = b"\x10avow/statement/1"
 _HEAD_TAG = b"\x0bavow/head/1"
-_PREIMAGE = struct.Struct(">17sQ32s20sBQ16sI32s")
+_PREIMAGE = struct.Struct(">17sQ32s20sBQ16sIQ32s")
 """What a statement hash is over: tag, columns (statement.py, rule 2), private hash; in one piece because it is packed per statement."""
 
 
 @dataclass(frozen=True, slots=True)
 class SignedAuthorisation:
-    """Rule 5's entry for the statement at `index`."""
+    """Rule 4's entry for the statement at `index`."""
 
     index: int
     private: bytes
@@ -87,9 +88,9 @@ class Batch:
     amounts: Sequence[int]
     amount_bytes: Sequence[bytes]
     prices: tuple[int, ...]
+    ended_ms: tuple[int, ...]
     void: bytes
     private: Sequence[bytes]
-    bounds: tuple[bytes, ...]
     signature: bytes
     authorisations: tuple[SignedAuthorisation, ...]
 
@@ -99,7 +100,9 @@ class Batch:
     @classmethod
     def from_bytes(cls, data: bytes) -> Self:
         """Raises EncodingError or TooLarge."""
-        item = fields.mapping(decode(data, max_bytes=MAX_BATCH), "batch", _NAMES)
+        item = fields.mapping(
+            decode(data, max_bytes=MAX_BATCH, max_items=_MAX_ITEMS + len(data) // 16), "batch", _NAMES
+        )
         void = fields.octets(item["void"], "void", 1, MAX_STATEMENTS)
         count = len(void)
         programs = _distinct(item["programs"], "programs", 32, count)
@@ -112,9 +115,6 @@ class Batch:
         halves = struct.unpack(f">{2 * count}Q", amount_column)
         private_column = fields.octets(item["private"], "private", 32 * count)
         first = fields.integer(item["first"], "first", maximum=(1 << 64) - 1 - MAX_STATEMENTS)
-        bounds = fields.array(item["bounds"], "bounds", max_length=2)
-        if len(bounds) == 1:
-            raise fields.FieldError("bounds are two or none", field="bounds")
         return cls(
             key=fields.octets(item["key"], "key", 32),
             first=first,
@@ -128,9 +128,9 @@ class Batch:
             else halves[1::2],
             amount_bytes=[amount_column[at : at + 16] for at in range(0, 16 * count, 16)],
             prices=_column(item["price"], "price", "I", count),
+            ended_ms=_column(item["ended"], "ended", "Q", count),
             void=void,
             private=[private_column[at : at + 32] for at in range(0, 32 * count, 32)],
-            bounds=tuple([fields.octets(bound, "bound", 1, MAX_PRIVATE) for bound in bounds]),
             signature=fields.octets(item["signature"], "signature", 1, 256),
             authorisations=_authorisations(item["authorisations"], count),
         )
@@ -147,19 +147,31 @@ class Batch:
             self.units,
             self.amount_bytes,
             self.prices,
+            self.ended_ms,
             self.private,
             strict=True,
         )
-        for number, program, payer, units, amount, price, private in columns:
+        for number, program, payer, units, amount, price, ended, private in columns:
             statement = hash_of(
-                pack(_STATEMENT_TAG, number, programs[program], payers[payer], method, units, amount, price, private)
+                pack(
+                    _STATEMENT_TAG,
+                    number,
+                    programs[program],
+                    payers[payer],
+                    method,
+                    units,
+                    amount,
+                    price,
+                    ended,
+                    private,
+                )
             ).digest()
             statements.append(statement)
             head = hash_of(_HEAD_TAG + head + statement).digest()
         return statements, head
 
     def root(self, statements: Sequence[bytes]) -> bytes:
-        """Rule 6."""
+        """Rule 5."""
         return merkle.root(leaves(statements, self.void))
 
 
@@ -184,7 +196,6 @@ def build_batch(
     programs = list(dict.fromkeys([column.program for column in columns]))
     payers = list(dict.fromkeys([column.payer for column in columns]))
     count = len(columns)
-    bounds: list[Value] = [] if all(causes) else [statements[0][1], statements[-1][1]]
     return encode(
         {
             "key": key,
@@ -196,9 +207,9 @@ def build_batch(
             "units": struct.pack(f">{count}Q", *[column.units for column in columns]),
             "amount": b"".join([column.amount.to_bytes(16) for column in columns]),
             "price": struct.pack(f">{count}I", *[column.price_version for column in columns]),
+            "ended": struct.pack(f">{count}Q", *[column.ended_ms for column in columns]),
             "void": causes,
             "private": b"".join([private_hash(private) for _, private in statements]),
-            "bounds": bounds,
             "signature": signature,
             "authorisations": [authorisation.to_value() for authorisation in authorisations],
         }

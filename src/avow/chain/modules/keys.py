@@ -7,7 +7,10 @@ Rules:
 3. A tee key is active once its measurement is listed, until its attestation's certificates lapse; it may be attested again
    before or after that, with the same measurement. One attestation serves once.
 4. A draining or retired key settles what it signed, for the settlement window.
-5. A revoked key settles nothing from that block on. Operator and governance may revoke; proof of equivocation does.
+5. A revoked key settles nothing from that block on. Operator and governance may revoke; proof of equivocation does. Who revoked is
+   kept: only governance's revocation is a cause that the node did not make (voids.py).
+6. `compromised` names the height from which the key is not to be believed. Only governance may name one before the current
+   height: an operator could otherwise take back what it settled.
 """
 
 from dataclasses import dataclass, replace
@@ -38,6 +41,7 @@ MAX_ATTESTATION = 32_768
 MAX_EVIDENCE = 512
 
 _ATTESTED = b"nodes/attested/"
+_GOVERNED = b"nodes/governed/"
 
 
 # --- Records --------------------------------------------------------------------------------------------------------
@@ -251,17 +255,30 @@ def _end(host: Host, key: bytes, event: KeyEvent) -> None:
 
 
 def revoke(host: Host, key: bytes) -> None:
-    _change(host, key, _advance(_own_or_governed(host, key), KeyEvent.REVOKE))
+    _change(host, key, _revoked(host, key, _own_or_governed(host, key)))
+
+
+def _revoked(host: Host, key: bytes, record: KeyRecord) -> KeyRecord:
+    revoked = _advance(record, KeyEvent.REVOKE)
+    if host.caller == host.genesis.governance != record.operator:
+        host.store(_GOVERNED + key, b"\x01")
+    return revoked
+
+
+def revoked_by_governance(host: Host, key: bytes) -> bool:
+    """Whether the governance account, and not the operator, revoked the key."""
+    return host.load(_GOVERNED + key) is not None
 
 
 def compromised(host: Host, key: bytes, from_height: int) -> None:
-    """Name the height from which the key is not to be believed; it may be moved back later, never forward."""
+    """Rule 6; the height may be moved back later, never forward."""
     record = _own_or_governed(host, key)
-    earlier = record.compromised_from
-    if from_height > host.block.height or (earlier is not None and from_height >= earlier):
+    earliest = 0 if host.caller == host.genesis.governance else host.block.height
+    latest = measurements.NO_END_MS - 1 if record.compromised_from is None else record.compromised_from - 1
+    if not earliest <= from_height <= latest:
         raise Refused(Code.OUT_OF_RANGE)
     if record.state is not KeyState.REVOKED:
-        record = _advance(record, KeyEvent.REVOKE)
+        record = _revoked(host, key, record)
     _change(host, key, replace(record, compromised_from=from_height))
     host.log("KeyCompromised", key, from_height)
 

@@ -3,7 +3,8 @@
 Rules:
 1. An entry is (measurement, program or any, from, until), judged by block time: from ≤ time < until.
 2. A key whose measurement has no entry at all stays registered and settles nothing.
-3. Withdrawing an entry stops new statements from that block on; what was settled stays settled.
+3. Withdrawing an entry stops new statements from that block on; what was settled stays settled. A withdrawn entry is kept as
+   an empty interval: the chain knows that it was there.
 """
 
 from avow.chain.errors import Code, Refused
@@ -15,6 +16,7 @@ ANY_PROGRAM = bytes(32)
 
 _ENTRY = b"nodes/measurement/"
 _COUNT = b"nodes/measurement-entries/"
+_WITHDRAWN = bytes(16)
 
 
 def allow_measurement(host: Host, measurement: bytes, program: bytes, from_ms: int, until_ms: int) -> None:
@@ -22,7 +24,7 @@ def allow_measurement(host: Host, measurement: bytes, program: bytes, from_ms: i
     if from_ms >= until_ms:
         raise Refused(Code.OUT_OF_RANGE)
     key = _ENTRY + measurement + program
-    if host.load(key) is None:
+    if _interval(host, key) is None:
         host.store(_COUNT + measurement, (_entries(host, measurement) + 1).to_bytes(8))
     host.store(key, from_ms.to_bytes(8) + until_ms.to_bytes(8))
     host.log("MeasurementAllowed", measurement, program, from_ms, until_ms)
@@ -31,11 +33,11 @@ def allow_measurement(host: Host, measurement: bytes, program: bytes, from_ms: i
 def withdraw_measurement(host: Host, measurement: bytes, program: bytes) -> None:
     _check_governance(host)
     key = _ENTRY + measurement + program
-    if host.load(key) is None:
+    if _interval(host, key) is None:
         raise Refused(Code.MEASUREMENT_UNKNOWN)
     left = _entries(host, measurement) - 1
     host.store(_COUNT + measurement, left.to_bytes(8) if left else None)
-    host.store(key, None)
+    host.store(key, _WITHDRAWN)
     host.log("MeasurementWithdrawn", measurement, program)
 
 
@@ -51,11 +53,17 @@ def is_allowed(host: Host, measurement: bytes, program: bytes) -> bool:
 
 def allowed_measurement(host: Host, measurement: bytes, program: bytes) -> tuple[bool, int, int]:
     """Whether this very entry holds now, and its interval."""
-    record = host.load(_ENTRY + measurement + program)
-    if record is None:
+    interval = _interval(host, _ENTRY + measurement + program)
+    if interval is None:
         return False, 0, 0
-    from_ms, until_ms = int.from_bytes(record[:8]), int.from_bytes(record[8:])
+    from_ms, until_ms = interval
     return from_ms <= host.block.time_ms < until_ms, from_ms, until_ms
+
+
+def was_allowed(host: Host, measurement: bytes, program: bytes) -> bool:
+    """Whether an entry for this program or for any holds now, or held before it ended or was withdrawn."""
+    records = [host.load(_ENTRY + measurement + entry) for entry in (program, ANY_PROGRAM)]
+    return any(record is not None and int.from_bytes(record[:8]) <= host.block.time_ms for record in records)
 
 
 def write_genesis(storage: Storage, genesis: Genesis) -> None:
@@ -70,6 +78,14 @@ def write_genesis(storage: Storage, genesis: Genesis) -> None:
         counts[measurement] = counts.get(measurement, 0) + 1
     for measurement, count in counts.items():
         storage.put(_COUNT + measurement, count.to_bytes(8))
+
+
+def _interval(host: Host, key: bytes) -> tuple[int, int] | None:
+    """From and until of an entry that is not withdrawn."""
+    record = host.load(key)
+    if record is None or record == _WITHDRAWN:
+        return None
+    return int.from_bytes(record[:8]), int.from_bytes(record[8:])
 
 
 def _entries(host: Host, measurement: bytes) -> int:

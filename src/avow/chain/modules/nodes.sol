@@ -55,6 +55,7 @@ interface Nodes {
     function revoke(bytes32 key) external;
 
     /// By the operator or the governance account: revoke, and name the height from which statements are not to be believed.
+    /// Only governance names one before the current height.
     function compromised(bytes32 key, uint64 fromHeight) external;
 
     /// Two different statements, or histories, that one key signed under one number revoke it. Each is canonical CBOR

@@ -49,7 +49,7 @@ def withdraw(host: Host, name: str, version: int) -> None:
         raise Refused(Code.PROGRAM_UNKNOWN)
     host.store(_version_key(encoded, version), program + b"\x01")
     offers_now, from_height = offers(host, program)
-    _store_program(host, program, offers_now - 1, from_height)
+    _store_program(host, program, offers_now - 1, from_height, host.caller)
     host.log("ProgramWithdrawn", name, program, version)
 
 
@@ -82,11 +82,18 @@ def version_of(host: Host, name: str, version: int) -> tuple[bytes, bool]:
 def offers(host: Host, program: bytes) -> tuple[int, int]:
     """How many versions offer a program, and the height of its first publication (0: never published)."""
     record = host.load(_PROGRAM + program)
-    return (int.from_bytes(record[:4]), int.from_bytes(record[4:])) if record else (0, 0)
+    return (int.from_bytes(record[:4]), int.from_bytes(record[4:12])) if record else (0, 0)
 
 
-def _store_program(host: Host, program: bytes, count: int, from_height: int) -> None:
-    host.store(_PROGRAM + program, count.to_bytes(4) + from_height.to_bytes(8))
+def withdrawn_by(host: Host, program: bytes) -> bytes | None:
+    """Who withdrew the last version that offered a program; None while one does, and for what was never published."""
+    record = host.load(_PROGRAM + program)
+    return record[12:] if record and not int.from_bytes(record[:4]) else None
+
+
+def _store_program(host: Host, program: bytes, count: int, from_height: int, withdrawn: bytes = b"") -> None:
+    """u32 offers ‖ u64 height ‖ who withdrew the last one, while there is none."""
+    host.store(_PROGRAM + program, count.to_bytes(4) + from_height.to_bytes(8) + (b"" if count else withdrawn))
 
 
 def _checked(name: str) -> bytes:

@@ -28,8 +28,8 @@ interface Settlement {
     /// By the key's operator: a batch whose every statement is void, each with its cause. Possible for a revoked key too.
     function void(bytes calldata batch) external returns (bytes32 root, bytes32 key, uint64 first, uint64 count);
 
-    /// A statement that the node voided as undelivered, and that it had signed: canonical CBOR [number, statement hash,
-    /// head, COSE_Sign1], as a receipt holds them. Revokes the key. Anyone may report.
+    /// A statement that the node made void (docs/chain.md, section 4), and that was delivered: canonical CBOR [statement, head,
+    /// COSE_Sign1], the statement whole as a receipt holds it. Revokes the key. Who received the answer may report.
     function reportFalseVoid(bytes32 key, bytes calldata evidence) external;
 
     /// The next number to settle and the head of the chain of statements before it.

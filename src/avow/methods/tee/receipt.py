@@ -26,7 +26,7 @@ def tee_check(receipt: Receipt, record: KeyRecord | None, trust: TrustPolicy | N
     roots = [root.certificate for root in trust.attestation_roots]
     if not roots:
         return Check(_NAME, Outcome.FAIL, "you pinned no attestation root", "untrusted_root")
-    attestation = verify_attestation(evidence.attestation, roots=roots, now_ms=private.ended_ms)
+    attestation = verify_attestation(evidence.attestation, roots=roots, now_ms=receipt.statement.columns.ended_ms)
     if attestation.public_key != evidence.signing_key:
         return Check(_NAME, Outcome.FAIL, "the enclave attested another key", "wrong_key")
     if record is None:
@@ -54,4 +54,4 @@ def _shown_later(receipt: Receipt) -> bool:
     standing = receipt.evidence.standing
     if standing is None or receipt.settlement is None:
         return False
-    return standing.block.header.time_ns // 1_000_000 > receipt.statement.private.ended_ms
+    return standing.block.header.time_ns // 1_000_000 > receipt.statement.columns.ended_ms

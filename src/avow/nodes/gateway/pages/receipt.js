@@ -168,7 +168,7 @@ function showFacts(receipt) {
     ["Method", columns.method, false],
     ["Program", hexOf(columns.program), true],
     ["Engine", `${claim.engine.name} ${claim.engine.version}`, false],
-    ["Answered", `${time(claim.ended_ms)}, in ${Number(claim.ended_ms) - Number(claim.started_ms)} ms`, false],
+    ["Answered", `${time(columns.ended_ms)}, in ${Number(columns.ended_ms) - Number(claim.started_ms)} ms`, false],
     ["Settled", settled, false],
     ["Use", usage, false],
     ["Price", `${numberOf("0x" + (hexOf(columns.amount) || "0")).toLocaleString()} wei, paid by 0x${hexOf(columns.payer)}`, false],
