@@ -199,7 +199,7 @@ async def test_a_node_that_restarts_settles_what_it_promised(tmp_path):
             vanilla = [key for key in inference.node.outbox.all_keys() if key.method == 0]
             assert len(vanilla) == 2, "a vanilla key lives for one start of the node"
             async with asyncio.timeout(10):
-                while not inference.node.outbox.all_keys()[0].retired:
+                while not next(key for key in inference.node.outbox.all_keys() if key.key == first[0].key).retired:
                     await asyncio.sleep(0.05)
             await client.close()
 
