@@ -310,7 +310,16 @@ class Simulator(SimulatedChain):
         units = sum(count for _, count in usage)
         model = "echo" if endpoint == CHAT else "length"
         statement = Statement(
-            Columns(len(key.statements), program or self.programs[model], self.payer, method, units, units * 10, 1, self.now_ms + 5),
+            Columns(
+                len(key.statements),
+                program or self.programs[model],
+                self.payer,
+                method,
+                units,
+                units * 10,
+                1,
+                self.now_ms + 5,
+            ),
             Private(
                 chain_id=self.chain_id,
                 node=self.operator,

@@ -4,18 +4,26 @@ import asyncio
 import os
 import time
 
+import msgspec
 import pytest
 
 import avow
-from avow.chain.modules import bank, nodes, registry
+from avow.chain.errors import Code, Refused
+from avow.chain.modules import bank, nodes, registry, settlement
 from avow.methods.tee.attesters import DevelopmentAttester
 from avow.nodes.chain_client import ChainClient
 from avow.nodes.enclave_process import measured_versions
-from avow.nodes.jobs import Answer, Begin, Chunks, Head
+from avow.nodes.errors import ReceiptNotFound
+from avow.nodes.jobs import CHAT, Answer, Begin, Chunks, Consent, Head
 from avow.nodes.node_client import NodeClient
 from avow.nodes.outbox import Outbox
+from avow.nodes.receipts import Receipts
+from avow.receipt.authorisation import Authorisation
 from avow.receipt.commitment import commit, request_parts, response_parts
+from avow.receipt.encoding import encode
 from avow.receipt.receipt import Receipt
+from avow.receipt.requester import sign_request
+from avow.receipt.statement import Method, next_head
 from avow.receipt.stream import stream_next, stream_parts, stream_start
 from tests.nodes.conftest import BODY, STREAM_BODY, StubEngine, job
 from tests.nodes.network import allow, chain_of, enclave_of, make_home, network_of, node_of, ready
@@ -119,6 +127,57 @@ async def test_nobody_is_billed_without_consent(tmp_path):
         assert caught.value.code == "payer_uncovered"
 
 
+def authorised(home, nonce, **changes):
+    """A job whose payer has no allowance, and signed for it."""
+    seed, chain_id = os.urandom(32), home.genesis.chain_id
+    request = commit("request", seed, request_parts(CHAT, BODY))
+    method = Method(changes.get("method", 0)).label
+    requester = sign_request(home.payer_key, chain_id, request, method, b"n" * 16)
+    expiry_ms = time.time_ns() // 1_000_000 + 3_600_000
+    message = Authorisation(changes.pop("node", home.operator), request, changes.pop("most", 10**20), expiry_ms, nonce)
+    signature = message.sign(home.payer_key, chain_id)
+    consent = Consent(message.max_amount.to_bytes(16), expiry_ms, nonce, signature)
+    return job(
+        payer=home.payer,
+        seed=seed,
+        requester=home.payer,
+        requester_signature=requester.signature,
+        authorisation=msgspec.msgpack.encode(consent),
+        **changes,
+    )
+
+
+@pytest.mark.parametrize("method", [0, 2])
+async def test_a_payer_signs_for_one_answer(tmp_path, method):
+    """It settles by the authorisation; if the payer takes it back the statement is void, and no fault of the node's."""
+    home = make_home(tmp_path)
+    async with chain_of(home) as chain, enclave_of(home), node_of(home, chain.url, flush_age_s=1.0) as inference:
+        client = NodeClient()
+        await client.connect(home.node_address)
+        await ready(client)
+        for changes in ({"node": bytes(20)}, {"most": 1}):
+            with pytest.raises(Exception) as caught:
+                await client.infer(authorised(home, 1, method=method, **changes))
+            assert caught.value.code == ("bad_authorisation" if "node" in changes else "payer_uncovered")
+        kept = await client.infer(authorised(home, 1, method=method))
+        receipt = await settled(client, kept)
+        assert (receipt.settlement.void, receipt.statement.private.authorised) == (0, True)
+        await verified(receipt, chain.url)
+        taken_back = await client.infer(authorised(home, 2, method=method))
+        async with ChainClient(chain.url, home.payer_key) as payer:
+            await payer.transact(bank.ADDRESS, "cancelAuthorisation", 2)
+            receipt = await settled(client, taken_back)
+            assert receipt.settlement.void == 4
+            statement = receipt.statement
+            head = next_head(receipt.evidence.previous_head, statement.hash())
+            evidence = encode([statement.to_value(), head, receipt.evidence.signature])
+            with pytest.raises(Refused) as refused:
+                await payer.transact(settlement.ADDRESS, "reportFalseVoid", kept.key, evidence)
+            assert refused.value.reason is Code.EVIDENCE_REFUSED
+        assert inference.node.keys[method].ready
+        await client.close()
+
+
 async def test_what_does_not_fit_is_refused_with_its_code(tmp_path):
     async with network_of(tmp_path) as (home, inference, client, _):
 
@@ -170,6 +229,10 @@ async def test_a_full_disk_stops_answers_with_507_and_goes_on_when_there_is_room
             rows = outbox.statements(key.key_number, 0, 10_000)
             assert [row.number for row in rows] == list(range(len(rows)))
             assert {row.number for row in rows if row.void} == set(range(len(rows))) - numbers
+            for row in rows:
+                if row.void:  # its id is public, its private part would prove to the chain that it was delivered
+                    with pytest.raises(ReceiptNotFound):
+                        Receipts(outbox).find(row.id)
             await client.close()
         del inference
 

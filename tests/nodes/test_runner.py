@@ -4,10 +4,12 @@ import asyncio
 import os
 import threading
 
+import msgspec
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from avow.errors import InputError
+from avow.nodes.batches import charge_of
 from avow.nodes.errors import (
     Busy,
     Cancelled,
@@ -18,7 +20,7 @@ from avow.nodes.errors import (
     OpeningGone,
     UnknownProgram,
 )
-from avow.nodes.jobs import Begin, Chunks, Head
+from avow.nodes.jobs import Begin, Chunks, Consent, Head
 from avow.nodes.opening import unseal
 from avow.nodes.runner import Runner
 from avow.nodes.signer import Signer
@@ -182,6 +184,21 @@ async def test_a_requester_is_named_only_with_its_signature(make):
     with pytest.raises(InputError):
         await run(runner, job(seed=seed, requester=signed.address))
     assert runner.signer.next_number == 1, "a refused job takes no number"
+
+
+async def test_an_authorisation_is_named_and_bounds_the_charge(make):
+    """A node that charges more than it was allowed has made a statement that never settles."""
+    runner = make()
+    consent = Consent((7).to_bytes(16), 1, 2, bytes(65))
+    _, plain = await run(runner, job())
+    _, result = await run(runner, job(authorisation=msgspec.msgpack.encode(consent)))
+    assert Private.from_value(decode(plain.signed.private)).authorised is False
+    assert Private.from_value(decode(result.signed.private)).authorised is True
+    assert charge_of(plain.signed.columns)[1] > 7
+    assert charge_of(result.signed.columns)[1] == 7
+    with pytest.raises(InputError):
+        await run(runner, job(authorisation=b"x"))
+    assert runner.signer.next_number == 2
 
 
 class HeldEngine(StubEngine):

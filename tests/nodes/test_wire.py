@@ -9,11 +9,10 @@ from hypothesis import strategies as st
 
 from avow.errors import InputError
 from avow.nodes import wire
-from avow.nodes.batches import Consent
 from avow.nodes.calls import Caller, EventQueue
 from avow.nodes.enclave import Binding, EnclaveJob
 from avow.nodes.errors import ConnectionLost, WireError
-from avow.nodes.jobs import Answer, Begin, Chunks, Head, Job, NodeDescription, Result, Signed
+from avow.nodes.jobs import Answer, Begin, Chunks, Consent, Head, Job, NodeDescription, Result, Signed
 from avow.nodes.service import Service, ask_payload
 from avow.nodes.wire import Connection, Kind
 

@@ -1,11 +1,11 @@
 """From rows of the outbox to what the chain takes."""
 
 import struct
-from typing import Annotated
 
 import msgspec
 
 from avow.chain.modules.batch import SignedAuthorisation, build_batch
+from avow.nodes.jobs import Consent
 from avow.nodes.outbox_rows import StoredStatement
 from avow.receipt.statement import Columns, Method
 
@@ -15,15 +15,6 @@ _AMOUNT = slice(69, 85)
 _ENDED = slice(89, 97)
 PAYER_UNCOVERED = 4
 """The void cause whose statements show their authorisation, so that the chain sees it fail (chain/modules/voids.py)."""
-
-
-class Consent(msgspec.Struct, array_like=True, frozen=True, forbid_unknown_fields=True):
-    """A payer's EIP-712 authorisation as it travels with a job (receipt/authorisation.py); `max_amount` 16 bytes."""
-
-    max_amount: Annotated[bytes, msgspec.Meta(min_length=16, max_length=16)]
-    expiry_ms: Annotated[int, msgspec.Meta(ge=0, lt=1 << 53)]
-    nonce: Annotated[int, msgspec.Meta(ge=0)]
-    signature: Annotated[bytes, msgspec.Meta(min_length=65, max_length=65)]
 
 
 def charge_of(columns: bytes) -> tuple[bytes, int]:
@@ -51,7 +42,7 @@ def batch_of(key: bytes, rows: list[StoredStatement]) -> bytes:
                 SignedAuthorisation(
                     index,
                     row.private,
-                    int.from_bytes(consent.max_amount),
+                    consent.most,
                     consent.expiry_ms,
                     consent.nonce,
                     consent.signature,

@@ -10,6 +10,8 @@ from typing import Annotated, Literal
 
 import msgspec
 
+from avow.errors import InputError
+
 Hash32 = Annotated[bytes, msgspec.Meta(min_length=32, max_length=32)]
 Address = Annotated[bytes, msgspec.Meta(min_length=20, max_length=20)]
 Point = Annotated[bytes, msgspec.Meta(min_length=65, max_length=65)]
@@ -44,6 +46,30 @@ class Job(msgspec.Struct, array_like=True, frozen=True, forbid_unknown_fields=Tr
     client_key: Point | None = None
     stream: bool = False
     deadline_ms: Annotated[int, msgspec.Meta(ge=1, le=MAX_DEADLINE_MS)] = DEFAULT_DEADLINE_MS
+
+
+class Consent(msgspec.Struct, array_like=True, frozen=True, forbid_unknown_fields=True):
+    """A payer's EIP-712 authorisation as it travels with a job (receipt/authorisation.py); `max_amount` 16 bytes."""
+
+    max_amount: Annotated[bytes, msgspec.Meta(min_length=16, max_length=16)]
+    expiry_ms: Annotated[int, msgspec.Meta(ge=0, lt=1 << 53)]
+    nonce: Annotated[int, msgspec.Meta(ge=0)]
+    signature: Annotated[bytes, msgspec.Meta(min_length=65, max_length=65)]
+
+    @property
+    def most(self) -> int:
+        """Wei that may be charged."""
+        return int.from_bytes(self.max_amount)
+
+    @classmethod
+    def of(cls, job: Job) -> "Consent | None":
+        """What comes with a job, if anything. Raises InputError."""
+        if job.authorisation is None:
+            return None
+        try:
+            return msgspec.msgpack.decode(job.authorisation, type=Consent)
+        except msgspec.DecodeError as error:
+            raise InputError("not an authorisation", param="avow-authorisation") from error
 
 
 class Terms(msgspec.Struct, array_like=True, frozen=True, forbid_unknown_fields=True):

@@ -15,9 +15,8 @@ from typing import Protocol
 import msgspec
 
 from avow.errors import InputError
-from avow.nodes.batches import Consent
 from avow.nodes.errors import PayerUncovered
-from avow.nodes.jobs import Job
+from avow.nodes.jobs import Consent, Job
 from avow.receipt.authorisation import Authorisation, BadAuthorisation
 from avow.receipt.commitment import commit, request_parts
 
@@ -132,19 +131,15 @@ class Payers:
 
     def check_authorisation(self, job: Job, amount: int) -> None:
         """The payer signed for this very request and at least `amount`. Raises BadAuthorisation or InputError."""
-        try:
-            consent = msgspec.msgpack.decode(job.authorisation or b"", type=Consent)
-        except msgspec.DecodeError as error:
-            raise InputError("not an authorisation", param="avow-authorisation") from error
-        if job.seed is None or job.requester != job.payer:
+        consent = Consent.of(job)
+        if consent is None or job.seed is None or job.requester != job.payer:
             raise InputError(
                 "an authorisation needs the caller's seed, and the payer's own request signature",
                 param="avow-authorisation",
             )
         request = commit("request", job.seed, request_parts(job.endpoint, job.body))
-        most = int.from_bytes(consent.max_amount)
-        message = Authorisation(self._operator, request, most, consent.expiry_ms, consent.nonce)
+        message = Authorisation(self._operator, request, consent.most, consent.expiry_ms, consent.nonce)
         if message.signer(self._chain_id, consent.signature) != job.payer:
             raise BadAuthorisation("the payer did not sign this authorisation")
-        if amount > most or consent.expiry_ms < time.time_ns() // 1_000_000 + _CLOCK_SLACK_MS:
+        if amount > consent.most or consent.expiry_ms < time.time_ns() // 1_000_000 + _CLOCK_SLACK_MS:
             raise PayerUncovered("the authorisation does not cover the answer", amount=str(amount))

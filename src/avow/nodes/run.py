@@ -14,7 +14,7 @@ import msgspec
 
 from avow.errors import AvowError, InputError
 from avow.nodes.errors import Cancelled, DeadlineExceeded, EngineFailure
-from avow.nodes.jobs import Begin, Chunks, Head, Job, Result, Terms
+from avow.nodes.jobs import Begin, Chunks, Consent, Head, Job, Result, Terms
 from avow.nodes.opening import Opening, seal
 from avow.nodes.signer import Charge, Signer
 from avow.nodes.splice import PrivateEncoder
@@ -84,6 +84,7 @@ class _Prepared:
     request_commitment: bytes
     effective_commitment: bytes
     started_ms: int
+    consent: Consent | None
 
 
 _Ready = tuple[bytes, bytes | None, bytes]
@@ -222,13 +223,15 @@ class Run:
             nonce=job.nonce,
             nonce_source=job.nonce_source,
             requester=job.requester,
-            authorised=job.authorisation is not None,
+            authorised=prepared.consent is not None,
             started_ms=prepared.started_ms,
             usage=outcome.usage,
             stream=outcome.stream,
             complete=outcome.complete,
         )
         amount = outcome.units * int.from_bytes(self._terms.per_unit)
+        if prepared.consent is not None:  # what is beyond it would not settle, and be this node's fault
+            amount = min(amount, prepared.consent.most)
         ended_ms = max(prepared.started_ms, time.time_ns() // 1_000_000)
         charge = Charge(job.program, job.payer, outcome.units, amount, self._terms.price_version, ended_ms)
         signed = signer.sign(charge, private)
@@ -289,6 +292,7 @@ class Run:
             request_commitment=request_commitment,
             effective_commitment=commit("effective", seed, effective_parts(effective_json)),
             started_ms=started_ms,
+            consent=Consent.of(job),
         )
 
     def _check_requester(self, request_commitment: bytes) -> None:
