@@ -10,9 +10,10 @@ import avow
 from avow.client.exchange import CHAT_ENDPOINT, Options, prepare
 from avow.client.live import LiveStream
 from avow.errors import AvowError, NotAReceipt
-from avow.receipt.partial import PartialReceipt, verify_partial
+from avow.receipt.commitment import commit
+from avow.receipt.partial import PartialReceipt, StreamKeyRefused, check_key, verify_partial
 from avow.receipt.report import Outcome, Verdict
-from avow.receipt.standing import KeyState
+from avow.receipt.standing import KEY_PREFIX, KeyState
 from avow.receipt.statement import Method
 from tests.simulated_gateway import begin_part, event_parts
 from tests.simulator import Simulator, point
@@ -97,18 +98,32 @@ def test_demands_and_bodies(network):
 def test_a_key_that_does_not_stand():
     network = Simulator("revoked")
     partial, _ = broken(network, Method.VANILLA)
-    key = network.keys[Method.VANILLA]
-    for change in ({"state": KeyState.REVOKED}, {"compromised_from": 1}, {"until_ms": 5}):
-        network.set_record(Method.VANILLA, replace(key.record, **change))
+    honest = network.keys[Method.VANILLA].record
+    now = network.now_ms
+    for change, code in (
+        ({}, ""),
+        ({"state": KeyState.REVOKED}, "stream_key_refused"),
+        ({"state": KeyState.DRAINING}, "stream_key_refused"),
+        ({"compromised_from": 1}, "stream_key_refused"),
+        ({"until_ms": 5}, "stream_key_refused"),
+        ({"until_ms": now + 3_600_000}, ""),
+        ({"from_ms": now + 3_600_000}, "stream_key_refused"),
+        ({"from_ms": now + 10_000}, ""),
+        ({"method": Method.TEE, "root": bytes(32)}, "stream_key_refused"),
+    ):
+        network.set_record(Method.VANILLA, replace(honest, **change))
         shown = replace(partial, standing=network.standing(Method.VANILLA))
-        assert verify_partial(shown, network.trust(), now_ms=network.now_ms)["standing"].outcome is Outcome.FAIL
-        network.set_record(Method.VANILLA, key.record)
+        check = verify_partial(shown, network.trust(), now_ms=network.now_ms)["standing"]
+        assert (check.outcome is Outcome.FAIL, check.code) == (bool(code), code), change
     other = replace(Simulator("another").trust(), chain_id=network.chain_id)
     assert verify_partial(partial, other, now_ms=network.now_ms)["anchor"].outcome is Outcome.FAIL
 
 
 def test_an_enclave_that_the_reader_does_not_accept(network):
     partial, _ = broken(network, Method.TEE)
+    measured = network.keys[Method.TEE].record.measurement
+    allowed = replace(network.trust(), measurements=(measured,))
+    assert verify_partial(partial, allowed, now_ms=network.now_ms)["standing"].outcome is Outcome.WARN
     for policy in (
         replace(network.trust(), attestation_roots=()),
         replace(network.trust(), measurements=(bytes(32),)),
@@ -146,3 +161,57 @@ def test_a_receipt_is_none_of_these(network):
     _, receipt = network.answer(CHAT_ENDPOINT, network.chat_body())
     with pytest.raises(NotAReceipt):
         PartialReceipt.load(receipt.to_bytes())
+
+
+def test_how_many_validators_stand_behind_it():
+    for validators, outcome in ((1, Outcome.WARN), (4, Outcome.PASS)):
+        network = Simulator("quorum", validators=validators)
+        partial, _ = broken(network, Method.VANILLA)
+        assert verify_partial(partial, network.trust(), now_ms=network.now_ms)["anchor"].outcome is outcome
+
+
+def test_an_opening_that_names_another_endpoint(network):
+    partial, _ = broken(network, Method.VANILLA)
+    lie = replace(partial, opening=replace(partial.opening, endpoint="POST /v1/completions"))
+    assert verify_partial(lie, network.trust(), now_ms=network.now_ms)["request"].outcome is Outcome.FAIL
+
+
+def test_parts_left_with_their_holder(network):
+    partial, body = broken(network, Method.VANILLA)
+    closed = replace(partial, opening=replace(partial.opening, request=None), data=None)
+    assert PartialReceipt.load(closed.to_json()).to_bytes() == closed.to_bytes()
+    report = verify_partial(closed, network.trust(), now_ms=network.now_ms)
+    assert report["request"].outcome is Outcome.SKIPPED
+    assert report["response"].outcome is Outcome.SKIPPED
+    assert report["effective"].outcome is Outcome.PASS
+    assert (
+        verify_partial(closed, network.trust(), now_ms=network.now_ms, request=body)["request"].outcome is Outcome.PASS
+    )
+
+
+def test_the_standing_may_be_as_old_as_the_policy_says(network):
+    partial, _ = broken(network, Method.VANILLA)
+    trust, shown_ms = network.trust(), partial.standing.block.header.time_ns // 1_000_000
+    check_key(partial.standing, partial.signing_key, trust, shown_ms + trust.max_standing_age_ms)
+    with pytest.raises(StreamKeyRefused):
+        check_key(partial.standing, partial.signing_key, trust, shown_ms + trust.max_standing_age_ms + 1)
+
+
+def test_a_record_of_another_key(network):
+    other = Simulator("records")
+    partial, _ = broken(other, Method.VANILLA)
+    record = other.keys[Method.VANILLA].record
+    other.state[KEY_PREFIX + other.keys[Method.VANILLA].id] = replace(
+        record, signing_key=record.transport_key
+    ).to_bytes()
+    shown = replace(partial, standing=other.standing(Method.VANILLA))
+    assert verify_partial(shown, other.trust(), now_ms=other.now_ms)["standing"].code == "stream_key_refused"
+
+
+def test_two_parts_under_one_name(network):
+    partial, _ = broken(network, Method.VANILLA)
+    opening = partial.opening
+    twice = (*opening.request, opening.request[-1])
+    lie = replace(partial, opening=replace(opening, request=twice), request=commit("request", opening.seed, twice))
+    check = verify_partial(lie, network.trust(), now_ms=network.now_ms)["request"]
+    assert (check.outcome, check.code) == (Outcome.FAIL, "ambiguous_parts")

@@ -288,6 +288,8 @@ def _compared(
     if opening is None or parts is None:
         outcome = Outcome.FAIL if given else Outcome.SKIPPED
         return Check(name, outcome, f"the {kind} is not shown: only its commitment is", "no_opening" if given else "")
+    if len({part for part, _ in parts}) != len(parts):
+        return Check(name, Outcome.FAIL, f"the {kind} shows two parts under one name", "ambiguous_parts")
     found = commit("request" if name is CheckName.REQUEST else "effective", opening.seed, parts)
     if found != commitment:
         return Check(name, Outcome.FAIL, f"the {kind} shown is not the one committed", "commitment_mismatch")
