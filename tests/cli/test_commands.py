@@ -230,7 +230,7 @@ def test_what_counts_as_this_machine(url, loopback):
 
 
 @pytest.mark.parametrize(
-    "url", ["", "ftp://x", "http://", "http://a b", "http://x:99999", "http://x/../..", "javascript://x"]
+    "url", ["", "ftp://x", "ftp://x:80", "http://", "http://a b", "http://x:99999", "http://x/../..", "javascript://x"]
 )
 def test_addresses(url):
     if url == "http://x/../..":
@@ -250,3 +250,61 @@ def test_a_home_that_cannot_be_written(avow, tmp_path):
 def test_state_that_is_no_json_is_passed_over(avow, gateway, home):
     (home / "gateway" / "state.json").write_text(json.dumps([1]))
     assert avow("status").code == 1
+
+
+@pytest.mark.parametrize("name", ["chain", "enclave", "node", "gateway"])
+def test_a_process_has_its_own_help_and_errors(avow, name):
+    pytest.importorskip("uvicorn")
+    ran = avow(name, "--help")
+    assert ran.code == 0
+    assert f"avow {name}" in ran.out
+    assert avow(name, "--no-such-option").code == 2
+
+
+def test_up_passes_its_options_on(avow, home, monkeypatch):
+    module = pytest.importorskip("avow.nodes.up")
+    given = []
+
+    async def up(config, ready, progress):
+        given.append(config)
+        progress(1, 2, "working")
+        await ready(
+            dict.fromkeys(("chain", "node", "enclave", "home", "chain_id"), "x") | {"url": "http://127.0.0.1:9"}
+        )
+
+    monkeypatch.setattr(module, "up", up)
+    ran = avow("up", "--port", "0", "--model", "magika", "--threads", "2")
+    assert ran.code == 0
+    assert ran.out.endswith("ready http://127.0.0.1:9\n")
+    assert "working: 50 %" in ran.err
+    assert (given[0].home, given[0].port, given[0].programs, given[0].threads) == (home, 0, ("magika",), 2)
+    assert avow("up", "--json").json["url"] == "http://127.0.0.1:9"
+    ran = avow("up", "--demo")
+    assert ran.code == 1
+    assert "trust_not_pinned" in ran.err
+
+
+def test_up_with_the_demo(avow, gateway, home, monkeypatch):
+    module = pytest.importorskip("avow.nodes.up")
+
+    async def up(config, ready, progress):
+        await ready(dict.fromkeys(("chain", "node", "enclave", "home", "chain_id"), "x") | {"url": gateway.url})
+
+    monkeypatch.setattr(module, "up", up)
+    ran = avow("up", "--demo")
+    assert ran.code == 0, ran.err
+    assert ran.out.index("✓ echo") < ran.out.index("ready http")
+    assert avow("up", "--demo", "--json").json["demo"]["ok"] is True
+    gateway.settles = False
+    monkeypatch.setattr("avow.cli.demo.SETTLE_S", 0.1)
+    assert "did not hold" in avow("up", "--demo").err
+
+
+def test_without_a_nodes_packages(avow, monkeypatch):
+    def missing(name):
+        raise ModuleNotFoundError(f"No module named {name!r}", name="uvicorn")
+
+    monkeypatch.setattr("avow.cli.network.import_module", missing)
+    ran = avow("up")
+    assert ran.code == 1
+    assert "avow[node]" in ran.err

@@ -19,6 +19,7 @@ from avow.receipt.report import Report
 from avow.verification import verify
 
 METHODS = ("vanilla", "tee")
+SETTLE_S = 60.0
 QUESTION = "What is the capital of France?"
 SAMPLE = b'#!/usr/bin/env python3\nimport sys\n\n\ndef main() -> int:\n    """Echo."""\n    print(*sys.argv[1:])\n    return 0\n'
 
@@ -107,7 +108,7 @@ def _run(client: Client, step: Step, ask: Ask, path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     step.receipt = str(receipt.save(path))
     delivered = time.monotonic()
-    receipt.settled(timeout=60.0)
+    receipt.settled(timeout=SETTLE_S)
     step.settled_ms = int(1000 * (time.monotonic() - delivered))
     receipt.save(path)
     step.report = verify(path.read_bytes(), client.session.trust, require=("settled", "opened", "fresh", "complete"))

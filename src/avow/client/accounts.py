@@ -73,9 +73,11 @@ class Accounts:
 
 def _key(text: bytes, path: Path) -> tuple[bytes, bytes]:
     """Address and private key of a file's content."""
+    secret, public = b"", b""
     try:
         secret = bytes.fromhex(text.decode("ascii").strip().removeprefix("0x"))
-        public = PrivateKey(secret).public_key.format(compressed=False) if len(secret) == 32 else b""
+        if len(secret) == 32:
+            public = PrivateKey(secret).public_key.format(compressed=False)
     except ValueError:
         public = b""
     if not public:

@@ -26,11 +26,10 @@ def origin_of(url: str) -> str:
     """Scheme, host and port, in one form. Raises InputError for what is no http(s) address."""
     try:
         parts = urlsplit(url if "://" in url else f"http://{url}")
-        port = parts.port or {"http": 80, "https": 443}[parts.scheme]
-        host = parts.hostname
+        host, port = parts.hostname, parts.port or {"http": 80, "https": 443}[parts.scheme]
     except (ValueError, KeyError):
-        host, port = None, 0
-    if not host or re.search(r"[^A-Za-z0-9.:_-]", host):
+        raise InputError(f"not an http or https address: {url!r}") from None
+    if parts.scheme not in ("http", "https") or not host or re.search(r"[^A-Za-z0-9.:_-]", host):
         raise InputError(f"not an http or https address: {url!r}")
     return f"{parts.scheme}://{f'[{host}]' if ':' in host else host}:{port}"
 

@@ -189,8 +189,9 @@ def chat_body(messages: Messages, model: str, *, stream: bool, parameters: Mappi
 
 def infer_body(inputs: Mapping[str, Any] | Iterable[Mapping[str, Any]], parameters: Mapping[str, Any]) -> bytes:
     """The request of a tensor program (Open Inference Protocol): tensors as given, or one BYTES tensor per name and text."""
+    listed: list[dict[str, Any]]
     if isinstance(inputs, Mapping):
-        listed = [bytes_tensor(name, value) for name, value in inputs.items()]
+        listed = [bytes_tensor(str(name), value) for name, value in inputs.items()]
     else:
         listed = [dict(tensor) for tensor in inputs]
     return _json({"inputs": listed, **parameters})
