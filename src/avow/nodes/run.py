@@ -13,7 +13,7 @@ from typing import Any, Protocol
 import msgspec
 
 from avow.errors import AvowError, InputError
-from avow.nodes.errors import Cancelled, DeadlineExceeded, EngineFailure
+from avow.nodes.errors import Cancelled, EngineFailure
 from avow.nodes.jobs import Begin, Chunks, Consent, Head, Job, Result, Terms
 from avow.nodes.opening import Opening, seal
 from avow.nodes.signer import Charge, Signer
@@ -126,23 +126,24 @@ class Run:
         self._signed_count = 0
         self._signed_at = 0.0
         self._head_timer: asyncio.TimerHandle | None = None
-        self._timers: list[asyncio.TimerHandle] = []
-        self._over = False
+        self._deadline = loop.time() + job.deadline_ms / 1000
+        self._stop_timer: asyncio.TimerHandle | None = None
+        self.over = False
 
     # The loop's side.
 
-    def watch(self) -> None:
-        """Start the deadline."""
-        self._timers.append(self._loop.call_later(self.job.deadline_ms / 1000, self.cancel, DeadlineExceeded()))
+    def overdue(self, now: float) -> bool:
+        """Whether the deadline has passed, at loop time `now`."""
+        return now >= self._deadline
 
     def cancel(self, cause: AvowError | None = None) -> None:
         """Stop at the engine's next chunk. An answer in one piece fails at once; a stream ends with what it delivered."""
-        if self._cause is not None or self._over:
+        if self._cause is not None or self.over:
             return
         self._cause = cause or Cancelled()
         self.resume()
         if self.job.stream:
-            self._timers.append(self._loop.call_later(STOP_GRACE_S, self._fail, self._cause))
+            self._stop_timer = self._loop.call_later(STOP_GRACE_S, self._fail, self._cause)
         else:
             self._fail(self._cause)
 
@@ -162,7 +163,7 @@ class Run:
             self._paused = None
 
     def _begin(self, begin: Begin) -> None:
-        if not self._over:
+        if not self.over:
             self._sink.begin(begin)
 
     def _flush(self) -> None:
@@ -176,7 +177,7 @@ class Run:
             data.append(chunk)
             if mac is not None:
                 macs.append(mac)
-        if not data or self._over:
+        if not data or self.over:
             return
         self._sent += len(data)
         self._sink.chunks(Chunks(data, macs))
@@ -189,7 +190,7 @@ class Run:
 
     def _sign_late(self) -> None:
         self._head_timer = None
-        if not self._over and self._sent > self._signed_count:
+        if not self.over and self._sent > self._signed_count:
             self._sign_head()
 
     def _sign_head(self) -> None:
@@ -203,14 +204,14 @@ class Run:
         self._sink.head(Head(signature, self._sent))
 
     def _fail(self, error: AvowError) -> None:
-        if not self._over:
+        if not self.over:
             self._close()
             self._sink.failed(error)
 
     def _finish(self, outcome: "_Outcome") -> None:
         """Sign and hand over the result."""
         self._flush()
-        if self._over:
+        if self.over:
             return
         self._close()
         prepared, job = self._prepared, self.job
@@ -247,11 +248,10 @@ class Run:
         self._sink.end(result)
 
     def _close(self) -> None:
-        self._over = True
-        if self._head_timer is not None:
-            self._head_timer.cancel()
-        for timer in self._timers:
-            timer.cancel()
+        self.over = True
+        for timer in (self._head_timer, self._stop_timer):
+            if timer is not None:
+                timer.cancel()
 
     # The worker's side.
 

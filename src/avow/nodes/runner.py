@@ -14,13 +14,15 @@ import queue
 import threading
 from collections.abc import Mapping
 
-from avow.nodes.errors import Busy, EndpointMismatch, MethodNotServed, UnknownProgram
+from avow.nodes.errors import Busy, DeadlineExceeded, EndpointMismatch, MethodNotServed, UnknownProgram
 from avow.nodes.jobs import CHAT, Job, Terms
 from avow.nodes.run import Loaded, Run, Sink
 from avow.nodes.signer import Signer
 from avow.nodes.splice import PrivateEncoder
 from avow.receipt.statement import EngineIdentity
 
+SWEEP_S = 0.1
+"""How finely deadlines are kept."""
 QUEUE_PER_SLOT = 16
 """Jobs that may wait for each slot."""
 
@@ -32,6 +34,8 @@ class Runner:
         self.signer = signer
         self.programs = dict(programs)
         self._loop = asyncio.get_running_loop()
+        self._active: list[Run] = []
+        self._sweeper: asyncio.TimerHandle | None = None
         self._pools = {program: _Pool(loaded) for program, loaded in self.programs.items()}
         self._encoders = {program: self._encoder(loaded) for program, loaded in self.programs.items()}
 
@@ -51,8 +55,19 @@ class Runner:
             raise EndpointMismatch(f"a {loaded.kind} program does not answer at {job.endpoint}", program=loaded.name)
         run = Run(self._loop, loaded, self._encoders[job.program], self.signer, job, terms, sink)
         self._pools[job.program].put(run)
-        run.watch()
+        self._active.append(run)
+        if self._sweeper is None:
+            self._sweeper = self._loop.call_later(SWEEP_S, self._sweep)
         return run
+
+    def _sweep(self) -> None:
+        """End what is past its deadline: one timer for all runs, since nearly all end long before."""
+        now = self._loop.time()
+        self._active = [run for run in self._active if not run.over]
+        for run in self._active:
+            if run.overdue(now):
+                run.cancel(DeadlineExceeded())
+        self._sweeper = self._loop.call_later(SWEEP_S, self._sweep) if self._active else None
 
     def waiting(self) -> int:
         """Jobs that are queued or running."""
@@ -60,6 +75,8 @@ class Runner:
 
     def close(self) -> None:
         """Queued jobs fail as cancelled, workers end after what they are at. Engines are closed by who loaded them."""
+        if self._sweeper is not None:
+            self._sweeper.cancel()
         for pool in self._pools.values():
             pool.close()
 

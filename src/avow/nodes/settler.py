@@ -201,7 +201,10 @@ class Settler:
 
     def trust_gap_ms(self) -> int:
         """How long the oldest statement that is not settled has been waiting; 0 if none is."""
-        oldest = min((line.waiting[0][1] for line in self._lines.values() if line.waiting), default=None)
+        oldest = None
+        for line in self._lines.values():
+            if line.waiting and (oldest is None or line.waiting[0][1] < oldest):
+                oldest = line.waiting[0][1]
         return 0 if oldest is None else int((self._loop.time() - oldest) * 1000)
 
     async def wait(self, key_number: int, number: int) -> None:

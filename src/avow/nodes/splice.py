@@ -31,9 +31,10 @@ def text(value: str) -> bytes:
 
 
 def uint(number: int) -> bytes:
-    return head(0, number)
+    return _SMALL[number] if number < len(_SMALL) else head(0, number)
 
 
+_SMALL = tuple([head(0, number) for number in range(2_048)])
 TRUE, FALSE, NULL = b"\xf5", b"\xf4", b"\xf6"
 HASH = b"\x58\x20"
 """The head of 32 bytes."""
