@@ -94,7 +94,7 @@ def test_a_dictionary_finds_nothing_in_what_the_chain_shows(network, asked):
     public = [
         b"", bytes(32), body, PROMPT.encode(), private.nonce, private.key, private.node, private.request, private.effective, private.response,
         columns.pack(), columns.program, columns.payer, receipt.statement.hash(), receipt.evidence.signing_key, receipt.evidence.signature,
-        receipt.evidence.previous_head, str(private.started_ms).encode(), str(private.ended_ms).encode(), private.ended_ms.to_bytes(8),
+        receipt.evidence.previous_head, str(private.started_ms).encode(), str(columns.ended_ms).encode(), columns.ended_ms.to_bytes(8),
     ]  # fmt: skip
     guesses = {hashlib.sha256(one + other).digest() for one, other in itertools.product(public, public)}
     guesses |= {(value * 32)[:32] for value in public if value}
