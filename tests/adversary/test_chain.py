@@ -137,6 +137,23 @@ def test_an_operator_that_proves_its_own_equivocation_stays_at_fault(chain, node
     assert report(chain, node, statement.delivered()) is FAULT
 
 
+def test_an_operator_that_is_governance_too_is_the_operator(chain):
+    key = chain.register(chain.new_key(Method.VANILLA, "governance"))
+    chain.do("governance", registry.ADDRESS, "publish", "theirs", PROGRAM)
+    statement = key.sign()
+    chain.do("governance", nodes.ADDRESS, "revoke", key.id)
+    voided(chain, key, statement, 1)
+    assert report(chain, key, statement.delivered()) is FAULT
+
+
+@pytest.mark.parametrize("function", ["revoke", "compromised"])
+def test_a_key_that_governance_took_is_no_fault(chain, node, function):
+    statement = node.sign()
+    chain.do("governance", nodes.ADDRESS, function, node.id, *([1] if function == "compromised" else []))
+    voided(chain, node, statement, 1)
+    assert report(chain, node, statement.delivered()) == REFUSED
+
+
 @pytest.mark.parametrize("first", ["governance", "operator"])
 def test_who_revoked_first_decides(chain, node, first):
     statement = node.sign()
@@ -263,7 +280,7 @@ def test_until_it_is_overdue_it_is_not(chain, node, cause):
 # --- Consent ---------------------------------------------------------------------------------------------------------
 
 
-def signed_for(key: NodeKey, *, node: str = "", most: int = ETHER, expiry_ms: int = FAR_MS, **columns: int):
+def signed_for(key: NodeKey, /, *, node: str = "", most: int = ETHER, expiry_ms: int = FAR_MS, **columns: object):
     """A statement that the second payer asked and signed for, and the entry that shows it. `node`: who the signature names."""
     who = account("second payer")
     statement = key.sign(payer="second payer", request=REQUEST, requester=who, authorised=True, **columns)
@@ -302,6 +319,13 @@ def test_a_payer_cannot_sign_afterwards_what_makes_a_node_guilty(chain, node):
     assert report(chain, node, statement.delivered()) == REFUSED
 
 
+def test_an_uncovered_statement_that_stands_for_another_is_fault(chain, node):
+    """The payer of the void one did not cover; delivered was another under its number."""
+    delivered = chain.new_key().sign()
+    voided(chain, node, node.sign(payer="stranger"), 4)
+    assert report(chain, node, delivered.delivered()) is FAULT
+
+
 @pytest.mark.parametrize("way", ["cancelled", "expired", "spent"])
 def test_a_payer_that_takes_its_consent_back_makes_no_node_guilty(chain, node, way):
     expiry_ms = chain.now_ms + 60_000
@@ -329,6 +353,25 @@ def test_waiting_until_the_authorisation_expires_does_not_help(chain, node):
     chain.now_ms += DAY_MS
     voided(chain, node, statement, 4, entry)
     assert report(chain, node, statement.delivered()) is FAULT
+
+
+@pytest.mark.parametrize("wrong", [{"chain_id": "avow-0000000000000000"}, {"key": bytes(32)}, {"operator": "stranger"}])
+def test_a_private_part_of_elsewhere_shows_no_consent(chain, node, wrong):
+    twin = chain.new_key()
+    twin.operator = wrong.get("operator", "operator")
+    wrong = {name: value for name, value in wrong.items() if name != "operator"}
+    statement, entry = signed_for(twin, node="operator", **wrong)
+    result = chain.send(
+        "operator", settlement.ADDRESS, "settle", chain.batch(twin, [statement], authorisations=[entry])
+    )
+    assert refused(result) == (Code.AUTHORISATION_REFUSED, 0)
+
+
+def test_the_private_part_shown_is_the_statements_own(chain, node):
+    first, entry = signed_for(node)
+    second, _ = signed_for(node)
+    shown = SignedAuthorisation(0, second.private, entry.max_amount, entry.expiry_ms, entry.nonce, entry.signature)
+    assert refused(chain.settle(node, [first], authorisations=[shown])) == (Code.AUTHORISATION_REFUSED, 0)
 
 
 def test_an_authorisation_of_somebody_else_excuses_nothing(chain, node):

@@ -124,6 +124,7 @@ class NodeKey:
         requester: bytes | None = None,
         authorised: bool = False,
         chain_id: str | None = None,
+        key: bytes | None = None,
     ) -> Statement:
         """The next statement."""
         ended = self.now_ms if ended_ms is None else ended_ms
@@ -131,7 +132,7 @@ class NodeKey:
             Private(
                 chain_id=chain_id or self.chain_id,
                 node=account(self.operator),
-                key=self.id,
+                key=key or self.id,
                 engine=EngineIdentity("stub", "1", ""),
                 request=request,
                 effective=bytes(32),

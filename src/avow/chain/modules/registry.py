@@ -92,8 +92,8 @@ def withdrawn_by(host: Host, program: bytes) -> bytes | None:
 
 
 def _store_program(host: Host, program: bytes, count: int, from_height: int, withdrawn: bytes = b"") -> None:
-    """u32 offers ‖ u64 height ‖ who withdrew the last one, while there is none."""
-    host.store(_PROGRAM + program, count.to_bytes(4) + from_height.to_bytes(8) + (b"" if count else withdrawn))
+    """u32 offers ‖ u64 height ‖ who withdrew a version, where that was the last change."""
+    host.store(_PROGRAM + program, count.to_bytes(4) + from_height.to_bytes(8) + withdrawn)
 
 
 def _checked(name: str) -> bytes:
