@@ -39,7 +39,7 @@ MAX_BODY_DEPTH = 64
 MAX_NAME = 1_024
 MAX_PART = 16 * 1024 * 1024
 
-_KINDS: tuple[Kind, ...] = ("request", "effective", "response")
+_KIND_OF: dict[str, Kind] = {"request": "request", "effective": "effective", "response": "response"}
 
 _Cut = dict[str, Any] | list[Any] | None
 """Where a value is cut: None not at all, [cut] each element, {name: cut} every member, the named ones further."""
@@ -256,7 +256,7 @@ class Disclosure:
     @classmethod
     def from_value(cls, value: Value) -> Self:
         item = fields.mapping(value, "disclosure", ("kind", "name", "data", "salt", "index", "count", "path"))
-        kind = next((known for known in _KINDS if known == item["kind"]), None)
+        kind: Kind | None = _KIND_OF.get(fields.text(item["kind"], "disclosure.kind", max_length=16))
         if kind is None:
             raise fields.FieldError("unknown kind of commitment", field="disclosure.kind")
         path = fields.array(item["path"], "disclosure.path", max_length=32)
