@@ -285,6 +285,20 @@ async def test_a_method_that_is_not_offered_is_refused_with_those_that_are(make_
         assert "vanilla" in answer.json()["error"]["message"]
 
 
+async def test_a_method_that_is_away_for_a_while_is_the_nodes_trouble_not_the_callers(make_gateway):
+    node = SimulatedNode()
+    async with make_gateway(node) as gateway:
+        assert (await gateway.chat(chat(), avow_method="tee")).status_code == 200
+        node.methods = (Method.VANILLA,)
+        for _ in range(100):
+            answer = await gateway.chat(chat(), avow_method="tee")
+            if answer.status_code != 200:
+                break
+            await asyncio.sleep(0.05)
+        assert answer.status_code == 503
+        assert (await gateway.chat(chat())).status_code == 200
+
+
 async def test_the_payer_is_the_gateways_own_account(gateway):
     await gateway.chat(chat())
     assert gateway.node.jobs[0].payer == gateway.node.network.payer

@@ -151,6 +151,8 @@ class Directory:
         self.links = [Link(address, connect, limit, self._rebuild) for address in addresses]
         self._routes: dict[tuple[str, Method], list[Route]] = {}
         self._programs: dict[str, ProgramDescription] = {}
+        self._offered: set[tuple[str, Method]] = set()
+        """Every model and method that was ever on offer: what is missing now may come back, and is no fault of the caller's."""
 
     def _rebuild(self) -> None:
         routes: dict[tuple[str, Method], list[Route]] = {}
@@ -164,6 +166,7 @@ class Directory:
                     for name in (program.name, program.program.hex()):
                         routes.setdefault((name, route.method), []).append(route)
         self._routes, self._programs = routes, programs
+        self._offered.update(routes)
 
     def route(self, model: str, method: Method | None, kind: str) -> Route:
         """The best route. Raises UnknownModel, MethodNotOffered, WrongKind or NoNode."""
@@ -179,6 +182,8 @@ class Directory:
     def _unrouted(self, model: str, method: Method) -> AvowError:
         if not self._programs:
             return NoNode("no inference node is connected", hint="it is tried again by itself")
+        if (model, method) in self._offered:
+            return NoNode(f"nobody offers {model[:128]} by {method.label} just now", hint="try again in a few seconds")
         offered = [known for known in Method if (model, known) in self._routes]
         if offered:
             names = ", ".join(known.label for known in offered)
