@@ -8,6 +8,7 @@ import openai
 import pytest
 
 import avow
+from avow.client.check import take_apart
 from avow.client.errors import (
     AnswerRefused,
     ChunkNotAuthentic,
@@ -612,3 +613,14 @@ def test_openai_raises_what_the_client_raises(network, tmp_path):
             for chunk in client.chat.completions.create(model="echo", messages=messages, stream=True):
                 seen.append(chunk.choices[0].delta.content)
         assert seen == ["", "You ", "said: "]
+
+
+@pytest.mark.parametrize("name", [b'"avow"', b'"\\u0061vow"'])
+def test_a_second_receipt_member_is_not_handed_on_uncommitted(name):
+    network = Simulator("two receipts")
+    body, receipt = network.answer(CHAT, network.chat_body("hello"))
+    honest = splice(body, receipt)
+    member = honest[len(body) - 1 :]
+    assert take_apart(honest)[0] == body
+    with pytest.raises(NoReceipt):
+        take_apart(body[:-1] + b"," + name + b':{"says":"anything"}' + member)

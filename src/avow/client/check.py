@@ -104,7 +104,14 @@ def take_apart(answer: bytes) -> tuple[bytes, Receipt]:
     tail = b',"avow":' + raw + b"}"
     if not answer.endswith(tail):
         raise NoReceipt("the receipt is not the answer's last member")
-    return answer[: -len(tail)] + b"}", read_receipt(raw)
+    body = answer[: -len(tail)] + b"}"
+    try:
+        twice = "avow" in _members(body)
+    except msgspec.DecodeError:
+        raise NoReceipt("the answer without its receipt is not a JSON object") from None
+    if twice:  # it would be handed on, and is not committed
+        raise NoReceipt("the answer carries two receipts")
+    return body, read_receipt(raw)
 
 
 def read_receipt(member: bytes) -> Receipt:
