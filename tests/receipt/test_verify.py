@@ -586,6 +586,15 @@ def test_a_development_enclave_is_said_to_be_one():
     assert any("hardware" in line for line in report.not_proven)
 
 
+def test_an_attestation_without_a_policy_or_without_a_registered_key_proves_nothing():
+    here, receipt = tee()
+    report = checks.verify(receipt, None, Question(here.network.now_ms))
+    assert report["attestation"].outcome is Outcome.SKIPPED
+    assert report.verdict is Verdict.UNANCHORED
+    unproven = replace(receipt, evidence=replace(receipt.evidence, standing=None))
+    assert outcome(here.report(unproven)) == {"attestation": "no_record"}
+
+
 def test_attestation_of_another_key_or_registration():
     here, receipt = tee()
     other = here.other.evidence
