@@ -38,7 +38,7 @@ soak: setup
 
 lock:
 	$(BIN)/pip-compile --quiet --strip-extras --generate-hashes --no-emit-index-url --no-emit-find-links --allow-unsafe \
-	  --extra node --extra dev --output-file requirements/all.lock pyproject.toml
+	  --extra node --extra exact --extra compile --extra dev --output-file requirements/all.lock pyproject.toml
 
 clean:
 	rm -rf build dist $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis
