@@ -131,7 +131,7 @@ class Delivery:
 
     def end(self, result: Result) -> None:
         """Make the statement durable; the answer leaves after that."""
-        self._release()
+        others = self._release()
         job, signed = self._job, result.signed
         entry = Entry(
             key_number=self._key.stored.key_number,
@@ -150,17 +150,26 @@ class Delivery:
                 return
             self._settler.added(entry.key_number, signed.number, signed.columns)
             self._acknowledge(self._key)
-            self._port.finish(self._answer(result, receipt[0]))
+            self._port.finish(self._answer(result, receipt[0] if receipt else self._receipt(result)))
+
+        def store() -> None:
+            self._outbox.put(entry, done, alone=others == 0)
 
         intake = self._key.intake
         if intake is None:
-            self._outbox.put(entry, done)
+            store()
         else:
-            intake.accept(signed.number, lambda: self._outbox.put(entry, done))
-        # While the disk works:
-        opening = opening_member(result.seed, job.endpoint, result.effective)
-        receipt.append(
-            assemble_receipt(signed, self._backing, requester_signature=job.requester_signature, opening=opening)
+            intake.accept(signed.number, store)
+        if not self._port.over:  # while the disk works
+            receipt.append(self._receipt(result))
+
+    def _receipt(self, result: Result) -> bytes:
+        job = self._job
+        return assemble_receipt(
+            result.signed,
+            self._backing,
+            requester_signature=job.requester_signature,
+            opening=opening_member(result.seed, job.endpoint, result.effective),
         )
 
     def _answer(self, result: Result, receipt: bytes) -> bytes:
@@ -182,6 +191,6 @@ class Delivery:
 
 
 class Release(Protocol):
-    """Gives back what was reserved of the payer's money; to be called once."""
+    """Gives back what was reserved of the payer's money; to be called once. How many other jobs are under way."""
 
-    def __call__(self) -> None: ...
+    def __call__(self) -> int: ...

@@ -50,6 +50,7 @@ from avow.receipt.statement import Method
 log = logging.getLogger(__name__)
 
 MAX_WAIT_MS = 3_600_000
+ACKNOWLEDGE_S = 0.05
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,9 +160,10 @@ class Node:
     ) -> Delivery:
         self._running += 1
 
-        def over() -> None:
+        def over() -> int:
             self._running -= 1
             release()
+            return self._running
 
         try:
             delivery = Delivery(port, job, key, self.outbox, self.settler, self._durable, over)
@@ -202,10 +204,10 @@ class Node:
         return pending
 
     def _durable(self, key: NodeKey) -> None:
-        """Tell the enclave, once for all that became durable together."""
+        """Tell the enclave, once for all that became durable within a moment: it keeps them until then."""
         if key.method == Method.TEE and self._unacknowledged is None:
             self._unacknowledged = key
-            self._loop.call_soon(self._acknowledge)
+            self._loop.call_later(ACKNOWLEDGE_S, self._acknowledge)
 
     def _acknowledge(self) -> None:
         key, self._unacknowledged = self._unacknowledged, None

@@ -7,7 +7,9 @@ Rules:
 3. When a write fails, its callers are told, and the entries wait in memory as void (undelivered): they are written before
    anything else, so numbers never have a gap on disk. Until then `writable` is False and no job should be started.
 4. Readers use a connection of their own, on the loop; they see what is committed.
-5. Statements stay; openings are deleted after their retention and are sealed under secrets that are not here (opening.py).
+5. A statement with which nothing else waits is written on the loop itself: to hand it to the writer and back costs more than the
+   flush. That is done only while the writer has nothing to do, so that there is one writer at a time.
+6. Statements stay; openings are deleted after their retention and are sealed under secrets that are not here (opening.py).
 """
 
 import asyncio
@@ -64,6 +66,8 @@ class Outbox:
         self._queue: queue.SimpleQueue[tuple[Entry, Done] | _Task | None] = queue.SimpleQueue()
         self._stuck: list[Entry] = []
         self._next_opening = 1
+        self._handed = 0
+        """Writes that the writer has and whose end the loop has not seen."""
         self.writable = True
         self.on_recovered: Callable[[list[Entry]], None] | None = None
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -96,13 +100,26 @@ class Outbox:
 
     # Writing, from the loop.
 
-    def put(self, entry: Entry, done: Done) -> None:
-        """Make a statement durable; `done` gets None, or the error when it could not be."""
+    def put(self, entry: Entry, done: Done, *, alone: bool = False) -> None:
+        """Make a statement durable; `done` gets None, or the error when it could not be.
+
+        `alone`: nobody else waits for the loop, so it may wait for the disk (rule 5); `done` may then be called at once.
+        """
+        if alone and self._handed == 0 and self.writable:
+            try:
+                self._insert([entry])
+            except sqlite3.Error as failure:
+                log.debug("left to the writer: %s", failure)
+            else:
+                done(None)
+                return
+        self._handed += 1
         self._queue.put((entry, done))
 
     async def write(self, work: Callable[[sqlite3.Connection], _Result]) -> _Result:
         """Run `work` in a transaction of its own. Raises OutboxUnwritable."""
         future: asyncio.Future[_Result] = self._loop.create_future()
+        self._handed += 1
         self._queue.put(_Task(work, future))
         return await future
 
@@ -279,6 +296,7 @@ class Outbox:
         self._loop.call_soon_threadsafe(self._report, [done for _, done in entries], error)
 
     def _report(self, waiting: list[Done], error: OutboxUnwritable | None) -> None:
+        self._handed -= len(waiting)
         if error is not None:
             self.writable = False
         for done in waiting:
@@ -343,12 +361,22 @@ class Outbox:
             if writer.in_transaction:
                 writer.execute("rollback")
             error = OutboxUnwritable(f"the outbox cannot be written: {failure}", hint="is the disk full?")
-            self._loop.call_soon_threadsafe(_fail, task.future, error)
+            self._loop.call_soon_threadsafe(self._fail, task.future, error)
         except Exception as fault:  # noqa: BLE001 - a fault of the task is its caller's; the writer goes on
             writer.execute("rollback")
-            self._loop.call_soon_threadsafe(_fail, task.future, fault)
+            self._loop.call_soon_threadsafe(self._fail, task.future, fault)
         else:
-            self._loop.call_soon_threadsafe(_resolve, task.future, result)
+            self._loop.call_soon_threadsafe(self._resolve, task.future, result)
+
+    def _resolve(self, future: "asyncio.Future[Any]", result: object) -> None:
+        self._handed -= 1
+        if not future.done():
+            future.set_result(result)
+
+    def _fail(self, future: "asyncio.Future[Any]", error: Exception) -> None:
+        self._handed -= 1
+        if not future.done():
+            future.set_exception(error)
 
 
 def _range(reader: sqlite3.Connection, key_number: int, first: int, count: int) -> list[StoredStatement]:
@@ -356,13 +384,3 @@ def _range(reader: sqlite3.Connection, key_number: int, first: int, count: int) 
         _STATEMENT + "where key_number = ? and number >= ? order by number limit ?", (key_number, first, count)
     )
     return [StoredStatement(*row) for row in rows]
-
-
-def _resolve(future: "asyncio.Future[Any]", result: object) -> None:
-    if not future.done():
-        future.set_result(result)
-
-
-def _fail(future: "asyncio.Future[Any]", error: Exception) -> None:
-    if not future.done():
-        future.set_exception(error)

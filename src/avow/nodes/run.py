@@ -8,6 +8,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Protocol
 
 import msgspec
@@ -255,20 +256,19 @@ class Run:
 
     # The worker's side.
 
-    def work(self) -> None:
-        """Run the job. Whatever happens, exactly one of `_finish` and `_fail` is scheduled."""
+    def work(self) -> Callable[[], object]:
+        """Run the job. Whatever happens, what is returned schedules exactly one of `_finish` and `_fail`; to be called once."""
         try:
             self._check_cancelled()
             self._prepared = prepared = self._prepare()
             outcome = self._stream(prepared) if self.job.stream else self._whole(prepared)
         except AvowError as error:
-            self._loop.call_soon_threadsafe(self._fail, error)
+            return partial(self._loop.call_soon_threadsafe, self._fail, error)
         except Exception as error:  # the thread's outermost frame: reported here and to the caller, never lost
             log.exception("the engine of %s failed", self._loaded.name)
             failure = EngineFailure(f"the engine failed with {type(error).__name__}")
-            self._loop.call_soon_threadsafe(self._fail, failure)
-        else:
-            self._loop.call_soon_threadsafe(self._finish, outcome)
+            return partial(self._loop.call_soon_threadsafe, self._fail, failure)
+        return partial(self._loop.call_soon_threadsafe, self._finish, outcome)
 
     def _check_cancelled(self) -> None:
         if self._cause is not None:

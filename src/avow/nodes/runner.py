@@ -12,6 +12,7 @@ Rules:
 import asyncio
 import queue
 import threading
+from collections import deque
 from collections.abc import Mapping
 
 from avow.nodes.errors import Busy, DeadlineExceeded, EndpointMismatch, MethodNotServed, UnknownProgram
@@ -81,40 +82,69 @@ class Runner:
             pool.close()
 
 
+class _Worker:
+    """One thread and what it has been given to do next."""
+
+    __slots__ = ("given", "thread")
+
+    def __init__(self, pool: "_Pool", name: str) -> None:
+        self.given: queue.SimpleQueue[Run | None] = queue.SimpleQueue()
+        self.thread = threading.Thread(target=pool.work, args=(self,), name=name, daemon=True)
+
+
 class _Pool:
-    """The worker threads of one program and the queue before them."""
+    """The worker threads of one program and the queue before them.
+
+    The worker that ended last is the first to be given work: with few jobs under way one thread does them all, and finds its
+    core's caches as it left them.
+    """
 
     def __init__(self, loaded: Loaded) -> None:
-        self._queue: queue.SimpleQueue[Run | None] = queue.SimpleQueue()
         self._limit = loaded.slots * (1 + QUEUE_PER_SLOT)
         self.load = 0
         self._lock = threading.Lock()
-        self._threads = [
-            threading.Thread(target=self._work, name=f"{loaded.name}-{slot}", daemon=True)
-            for slot in range(loaded.slots)
-        ]
-        for thread in self._threads:
-            thread.start()
+        self._closed = False
+        self._waiting: deque[Run] = deque()
+        self._workers = [_Worker(self, f"{loaded.name}-{slot}") for slot in range(loaded.slots)]
+        self._idle = list(self._workers)
+        for worker in self._workers:
+            worker.thread.start()
 
     def put(self, run: Run) -> None:
         with self._lock:
             if self.load >= self._limit:
                 raise Busy("all slots are taken and the queue is full", limit=self._limit)
             self.load += 1
-        self._queue.put(run)
+            if not self._idle:
+                self._waiting.append(run)
+                return
+            worker = self._idle.pop()
+        worker.given.put(run)
 
     def close(self) -> None:
-        try:
-            while True:
-                run = self._queue.get_nowait()
-                if run is not None:
-                    run.abandon()
-        except queue.Empty:
-            for _ in self._threads:
-                self._queue.put(None)
+        with self._lock:
+            self._closed = True
+            waiting, self._waiting = list(self._waiting), deque()
+        for run in waiting:
+            run.abandon()
+        for worker in self._workers:
+            worker.given.put(None)
 
-    def _work(self) -> None:
-        while (run := self._queue.get()) is not None:
-            run.work()
-            with self._lock:
-                self.load -= 1
+    def work(self, worker: _Worker) -> None:
+        """The thread of one worker."""
+        run = worker.given.get()
+        while run is not None:
+            report = run.work()
+            run = self._next(worker)  # before the report: whoever it wakes finds this worker free
+            report()
+            if run is None:
+                run = worker.given.get()
+
+    def _next(self, worker: _Worker) -> Run | None:
+        """What waits longest; with nothing to do the worker is idle from here on."""
+        with self._lock:
+            self.load -= 1
+            if self._waiting:
+                return self._waiting.popleft()
+            self._idle.append(worker)
+            return None
