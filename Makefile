@@ -5,8 +5,9 @@ PORT ?= 8600
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.ready
+COMETBFT_VERSION := v0.40.0
 
-.PHONY: setup run test check bench soak lock clean
+.PHONY: setup run test check bench soak lock clean cometbft
 
 setup: $(STAMP)
 
@@ -35,6 +36,12 @@ bench: setup
 
 soak: setup
 	$(BIN)/python -m tests.soak
+
+# The consensus engine of networks with several validators; needs Go 1.25 and two minutes. Go checks the module's published digest.
+cometbft: build/bin/cometbft
+
+build/bin/cometbft:
+	GOBIN=$(abspath build/bin) go install github.com/cometbft/cometbft/cmd/cometbft@$(COMETBFT_VERSION)
 
 lock:
 	$(BIN)/pip-compile --quiet --strip-extras --generate-hashes --no-emit-index-url --no-emit-find-links --allow-unsafe \

@@ -205,7 +205,7 @@ async def test_cancelled_waiters_are_forgotten(chain: Chain) -> None:
     await engine.start()
     with pytest.raises(TimeoutError):
         await asyncio.wait_for(engine.wait_height(50), 0.02)
-    assert engine._height_waiters == {}
+    assert engine._heights._waiting == {}
     submission = asyncio.create_task(engine.submit(b"a=1"))
     await asyncio.sleep(0)
     submission.cancel()

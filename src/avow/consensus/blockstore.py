@@ -6,8 +6,12 @@ Rules:
 2. Heights have no gaps: `base` to `height`. What lies below a retained height is dropped, a few blocks at a time.
 3. A height at or below the last signed one is never appended again (`WouldSignTwice`).
 
+4. A driver whose blocks are decided elsewhere writes what a block did (`put_executed`) with the state, and appends the block
+   with its commit when it has that; `start_after` begins the blocks at the height that a snapshot restored.
+
 Records: "block/" ‖ u64 → {header, commit, app_hash}; "txs/" ‖ u64 → [bytes …]; "results/" ‖ u64 → [[…] …], both absent when
-empty; "consensus" → {height, base, signed_height, signed_hash, validators}.
+empty; "executed/" ‖ u64 → {hash, app_hash}, until the block is appended; "validators/" ‖ hash → [validator …];
+"consensus" → {height, base, signed_height, signed_hash, validators}.
 """
 
 from collections import OrderedDict
@@ -26,10 +30,23 @@ from avow.receipt.headers import Commit, Header, Validator, validators_from_valu
 _BLOCK = b"block/"
 _TXS = b"txs/"
 _RESULTS = b"results/"
+_EXECUTED = b"executed/"
+_VALIDATORS = b"validators/"
 _POSITION = b"consensus"
 _MAX_RECORD = 256 * 1024 * 1024
 PRUNED_AT_ONCE = 16
 CACHED_BLOCKS = 64
+
+
+@dataclass(frozen=True, slots=True)
+class Executed:
+    """What a block did, before its header and commit are here (rule 4). `hash` is the header's."""
+
+    height: int
+    hash: bytes
+    txs: tuple[bytes, ...]
+    results: tuple[ExecTxResult, ...]
+    app_hash: bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,9 +89,8 @@ class BlockStore:
             "app_hash": block.app_hash,
         }
         items: list[tuple[bytes, bytes | None]] = [(_BLOCK + key, encode_trusted(head))]
-        if block.txs:
-            items.append((_TXS + key, encode_trusted(list(block.txs))))
-            items.append((_RESULTS + key, encode_trusted([_result_value(item) for item in block.results])))
+        items += self._bodies(key, block.txs, block.results)
+        items += self._set(block.header.validators_hash, block.validators)
         base = position.base
         while base < min(retain_height, block.height) and base < position.base + PRUNED_AT_ONCE:
             items += [(prefix + base.to_bytes(8), None) for prefix in (_BLOCK, _TXS, _RESULTS)]
@@ -88,6 +104,52 @@ class BlockStore:
         while len(self._cache) > CACHED_BLOCKS:
             self._cache.popitem(last=False)
 
+    def append_executed(self, blocks: Sequence[Decided], *, retain_height: int = 0) -> None:
+        """Write blocks whose bodies `put_executed` wrote. The caller holds the transaction."""
+        for block in blocks:
+            self.append(block, retain_height=retain_height)
+            self._store.put_records([(_EXECUTED + block.height.to_bytes(8), None)])
+
+    def put_executed(self, executed: Executed) -> None:
+        """Rule 4. The caller holds the transaction in which the state is written."""
+        key = executed.height.to_bytes(8)
+        head: Value = {"hash": executed.hash, "app_hash": executed.app_hash}
+        self._store.put_records(
+            [(_EXECUTED + key, encode_trusted(head)), *self._bodies(key, executed.txs, executed.results)]
+        )
+
+    def executed(self, height: int) -> Executed:
+        """Raises NoSuchBlock."""
+        key = height.to_bytes(8)
+        head = self._store.record(_EXECUTED + key)
+        if head is None:
+            raise NoSuchBlock("this block is not among those executed", height=height)
+        items = fields.mapping(decode(head), "executed", ("hash", "app_hash"))
+        return Executed(
+            height,
+            fields.octets(items["hash"], "hash", 32),
+            *self._body(key),
+            fields.octets(items["app_hash"], "app_hash", 32),
+        )
+
+    def start_after(self, height: int) -> None:
+        """Rule 4, in the caller's transaction: the next block is `height` + 1, and none before it is here."""
+        if self.position.height:
+            raise StateMismatch("there are blocks already", height=self.position.height)
+        self.position = Position(height, height + 1, height)
+        self._store.put_records([(_POSITION, _encode_position(self.position))])
+
+    def validators(self, validators_hash: bytes) -> tuple[Validator, ...] | None:
+        """The set with this hash, as far as a block of it is here."""
+        encoded = self._store.record(_VALIDATORS + validators_hash)
+        return None if encoded is None else validators_from_value(decode(encoded, max_bytes=_MAX_RECORD))
+
+    def _set(self, validators_hash: bytes, validators: tuple[Validator, ...]) -> list[tuple[bytes, bytes | None]]:
+        """The record of a set that is not there yet."""
+        if validators == self.position.validators or self._store.record(_VALIDATORS + validators_hash) is not None:
+            return []
+        return [(_VALIDATORS + validators_hash, encode_trusted([item.to_value() for item in validators]))]
+
     def load(self, height: int) -> Decided:
         """Raises NoSuchBlock."""
         position = self.position
@@ -100,15 +162,32 @@ class BlockStore:
         head = self._store.record(_BLOCK + key)
         if head is None:
             raise StateMismatch("a block is missing from the store", height=height)
-        items = fields.mapping(decode(head), "block", ("header", "commit", "app_hash"))
+        items = fields.mapping(decode(head, max_bytes=_MAX_RECORD), "block", ("header", "commit", "app_hash"))
+        header = Header.from_value(items["header"])
+        validators = self.validators(header.validators_hash)
+        if validators is None:
+            raise StateMismatch("a block's validators are missing from the store", height=height)
         return Decided(
-            Header.from_value(items["header"]),
+            header,
             Commit.from_value(items["commit"]),
-            tuple(cast("list[bytes]", self._list(_TXS + key))),
-            tuple(_result(item) for item in self._list(_RESULTS + key)),
+            *self._body(key),
             fields.octets(items["app_hash"], "app_hash", 32),
-            position.validators,
+            validators,
         )
+
+    def _body(self, key: bytes) -> tuple[tuple[bytes, ...], tuple[ExecTxResult, ...]]:
+        txs = tuple(cast("list[bytes]", self._list(_TXS + key)))
+        return txs, tuple(_result(item) for item in self._list(_RESULTS + key))
+
+    def _bodies(
+        self, key: bytes, txs: Sequence[bytes], results: Sequence[ExecTxResult]
+    ) -> list[tuple[bytes, bytes | None]]:
+        if not txs or self._store.record(_EXECUTED + key) is not None:
+            return []
+        return [
+            (_TXS + key, encode_trusted(list(txs))),
+            (_RESULTS + key, encode_trusted([_result_value(item) for item in results])),
+        ]
 
     def last(self) -> Decided | None:
         return self.load(self.position.height) if self.position.height else None

@@ -21,14 +21,13 @@ from avow.chain import abci
 from avow.chain.genesis import Genesis
 from avow.chain.state import SqliteStore, Store
 from avow.consensus.block import Decided
+from avow.consensus.engine import HeightWaiters, OnBlock
 from avow.consensus.errors import EngineStopped
 from avow.consensus.home import Lock
 from avow.consensus.machine import Index, Machine, no_index, no_probe
 from avow.receipt.headers import SignedBlock, SignedHeader, Validator
 
 SPACING_MS = 50
-
-OnBlock = Callable[[Decided], None]
 
 
 class EmbeddedEngine:
@@ -63,7 +62,7 @@ class EmbeddedEngine:
         self._heartbeat = (genesis.heartbeat_ms if heartbeat_ms is None else heartbeat_ms) / 1000
         self._wake = asyncio.Event()
         self._unacknowledged: list[asyncio.Future[None]] = []
-        self._height_waiters: dict[asyncio.Future[None], int] = {}
+        self._heights = HeightWaiters()
         self._listeners: list[OnBlock] = []
         self._task: asyncio.Task[None] | None = None
         self._checkpoint: asyncio.Task[None] | None = None
@@ -145,12 +144,7 @@ class EmbeddedEngine:
         if self.height >= height:
             return
         self._check_running()
-        waiter = asyncio.get_running_loop().create_future()
-        self._height_waiters[waiter] = height
-        try:
-            await waiter
-        finally:
-            self._height_waiters.pop(waiter, None)
+        await self._heights.wait(height)
 
     def on_block(self, listener: OnBlock) -> None:
         """Call `listener` with each block once it is durable, in order, on the loop's thread. It must not raise."""
@@ -233,9 +227,7 @@ class EmbeddedEngine:
         self._idle_pool = False
         self._last_block_at = asyncio.get_running_loop().time()
         self._acknowledge()
-        for waiter, height in list(self._height_waiters.items()):
-            if height <= block.height and not waiter.done():
-                waiter.set_result(None)
+        self._heights.reached(block.height)
         for listener in self._listeners:
             listener(block)
         self._write_back()
@@ -250,9 +242,10 @@ class EmbeddedEngine:
     def _fail(self, error: BaseException | None) -> None:
         """Tell everyone who still waits that nothing more comes."""
         reason = "" if error is None else type(error).__name__
-        for waiter in [*self._unacknowledged, *self._height_waiters]:
+        for waiter in self._unacknowledged:
             if not waiter.done():
                 waiter.set_exception(EngineStopped("the engine has stopped", reason=reason))
+        self._heights.fail(reason)
         self._unacknowledged.clear()
 
     def _write_back(self) -> None:

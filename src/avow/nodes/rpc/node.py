@@ -2,7 +2,8 @@
 
 Rules:
 1. All of it is read on the engine's own thread, between blocks: what one call reads belongs together.
-2. A proof from the state needs the header that comes after it. It is taken at the committed state, and waits for that header.
+2. A proof from the state needs the header that comes after it. It is taken at the committed state, and waits for that header:
+   the last block's when nothing changed since, else that of the height after the committed one.
 """
 
 import asyncio
@@ -18,7 +19,7 @@ from avow.chain.state import Store
 from avow.chain.transaction import Transaction, decode_transaction, transaction_hash
 from avow.chain.views import BlockView, Executed
 from avow.consensus.block import Decided
-from avow.consensus.embedded import EmbeddedEngine
+from avow.consensus.engine import Engine
 from avow.errors import Unavailable
 from avow.nodes.rpc.index import Index
 from avow.receipt.headers import SignedBlock
@@ -33,7 +34,7 @@ T = TypeVar("T")
 class ChainNode:
     """One chain process, as its RPC methods see it."""
 
-    engine: EmbeddedEngine
+    engine: Engine
     application: Application
     store: Store
     genesis: Genesis
@@ -113,7 +114,7 @@ class ChainNode:
         value = read()
         height = self.engine.height
         if self.engine.block(height).header.app_hash != committed.app_hash:
-            height += 1
+            height = committed.height + 1
             if not await self.wait_height(height, PROOF_TIMEOUT_S):
                 raise Unavailable("the block that proves the state does not come")
         block = self.engine.signed_block(height)
