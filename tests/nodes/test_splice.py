@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 
 from avow.nodes import splice
 from avow.nodes.splice import PrivateEncoder, SignatureInputs
+from avow.receipt.audience import Audience, AudienceKind
 from avow.receipt.encoding import encode
 from avow.receipt.statement import (
     EngineIdentity,
@@ -19,6 +20,11 @@ from avow.receipt.statement import (
 
 hash32 = st.binary(min_size=32, max_size=32)
 uint64 = st.integers(0, (1 << 64) - 1)
+audiences = st.builds(
+    Audience,
+    kind=st.just(AudienceKind.WATCHERS),
+    keys=st.sets(st.binary(min_size=20, max_size=20), max_size=4).map(lambda keys: tuple(sorted(keys))),
+) | st.sampled_from([Audience(AudienceKind.PUBLIC), Audience(AudienceKind.PAYER)])
 usage = st.dictionaries(st.text(max_size=40), uint64, max_size=8).map(lambda counts: tuple(counts.items()))
 
 
@@ -40,8 +46,11 @@ def test_pieces(number, data, text):
     usage,
     st.none() | st.builds(StreamEnd, hash32, uint64),
     st.booleans(),
+    st.none() | audiences,
 )
-def test_private_parts(engine, commitments, nonce, source, requester, authorised, started_ms, counts, stream, complete):
+def test_private_parts(
+    engine, commitments, nonce, source, requester, authorised, started_ms, counts, stream, complete, audience
+):
     chain_id, node, key = "avow-0123456789abcdef", os.urandom(20), os.urandom(32)
     expected = Private(
         chain_id,
@@ -57,6 +66,7 @@ def test_private_parts(engine, commitments, nonce, source, requester, authorised
         counts,
         stream,
         complete,
+        audience=audience,
     )
     made = PrivateEncoder(chain_id, node, key, engine).encode(
         request=commitments[0],
@@ -70,6 +80,7 @@ def test_private_parts(engine, commitments, nonce, source, requester, authorised
         usage=counts,
         stream=stream,
         complete=complete,
+        audience=audience,
     )
     assert made == encode(expected.to_value())
 

@@ -9,6 +9,7 @@ from cryptography.hazmat.primitives.asymmetric.utils import decode_dss_signature
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from avow.errors import AvowError, UnknownVersion
+from avow.receipt.audience import Audience, AudienceKind
 from avow.receipt.statement import (
     BadSignature,
     Columns,
@@ -55,6 +56,70 @@ def test_values_round_trip():
     assert Statement.from_value(statement.to_value()) == statement
     plain = replace(PRIVATE, requester=None, stream=None)
     assert Private.from_value(plain.to_value()) == plain
+
+
+RUN = replace(COLUMNS, method=Method.OPTIMISTIC, trace=b"t" * 32, terms=1)
+WATCHED = replace(PRIVATE, audience=Audience(AudienceKind.WATCHERS, (b"a" * 20, b"b" * 20)))
+
+
+def test_optimistic_columns_have_33_bytes_more():
+    plain = replace(COLUMNS, method=Method.OPTIMISTIC, trace=bytes(32))
+    assert RUN.pack() == plain.pack()[:97] + b"t" * 32 + b"\x01"
+    assert Columns.unpack(RUN.pack()) == RUN
+    assert Columns.unpack(COLUMNS.pack()) == COLUMNS
+
+
+def test_optimistic_statements_alone_have_a_trace_and_an_audience():
+    statement = Statement(RUN, WATCHED)
+    assert Statement.from_value(statement.to_value()) == statement
+    for audience in (Audience(), Audience(AudienceKind.PUBLIC), Audience(AudienceKind.PAYER)):
+        other = Statement(RUN, replace(WATCHED, audience=audience))
+        assert Statement.from_value(other.to_value()) == other
+        assert other.hash() != statement.hash()
+    for columns, private in ((RUN, PRIVATE), (COLUMNS, WATCHED)):
+        with pytest.raises(AvowError):
+            Statement.from_value(Statement(columns, private).to_value())
+    for change in ({"terms": 2}, {"trace": bytes(31)}, {"trace": None}, {"method": "vanilla"}):
+        value = RUN.to_value() | change
+        with pytest.raises(AvowError):
+            Columns.from_value(value)
+    for name in ("trace", "terms"):
+        value = RUN.to_value()
+        del value[name]
+        with pytest.raises(AvowError):
+            Columns.from_value(value)
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        None,
+        {"kind": "public"},
+        {"kind": "nobody", "keys": []},
+        {"kind": "public", "keys": [bytes(20)]},
+        {"kind": "payer", "keys": [bytes(20)]},
+        {"kind": "watchers", "keys": [bytes(19)]},
+        {"kind": "watchers", "keys": [b"b" * 20, b"a" * 20]},
+        {"kind": "watchers", "keys": [b"a" * 20, b"a" * 20]},
+        {"kind": "watchers", "keys": [index.to_bytes(20) for index in range(17)]},
+    ],
+)
+def test_what_is_no_audience(value):
+    with pytest.raises(AvowError):
+        Audience.from_value(value)
+
+
+def test_whom_an_audience_admits():
+    payer, appointed, named, stranger = (name * 20 for name in (b"p", b"w", b"n", b"s"))
+    expected = {
+        Audience(): {payer, appointed},
+        Audience(AudienceKind.WATCHERS, (named,)): {payer, appointed, named},
+        Audience(AudienceKind.PAYER): {payer},
+        Audience(AudienceKind.PUBLIC): {payer, appointed, named, stranger},
+    }
+    for audience, admitted in expected.items():
+        for address in (payer, appointed, named, stranger):
+            assert audience.admits(address, payer=payer, appointed=[appointed]) is (address in admitted)
 
 
 CHANGES = {

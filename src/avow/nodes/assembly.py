@@ -49,6 +49,8 @@ _NAMES = {
         "statement",
         "units",
         "version",
+        "terms",
+        "trace",
     )
 }
 _METHOD_TEXTS = {int(method): text(method.label) for method in Method}
@@ -164,13 +166,18 @@ def assemble_receipt(
 
 
 def _columns(packed: bytes) -> bytes:
-    number, program, payer, method, units, amount, price_version, ended_ms = _COLUMNS.unpack(packed)
+    number, program, payer, method, units, amount, price_version, ended_ms = _COLUMNS.unpack_from(packed)
     names = _NAMES
+    more = packed[_COLUMNS.size :]
+    run = b""
+    if more:
+        run = b"".join((names["terms"], head(0, more[32]), names["trace"], octets(more[:32])))
     return b"".join(
         (
-            b"\xa8",
+            b"\xaa" if more else b"\xa8",
             names["payer"],
             octets(payer),
+            run,
             names["units"],
             head(0, units),
             names["amount"],

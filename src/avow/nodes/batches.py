@@ -1,15 +1,12 @@
 """From rows of the outbox to what the chain takes."""
 
-import struct
-
 import msgspec
 
 from avow.chain.modules.batch import SignedAuthorisation, build_batch
 from avow.nodes.jobs import Consent
 from avow.nodes.outbox_rows import StoredStatement
-from avow.receipt.statement import Columns, Method
+from avow.receipt.statement import Columns
 
-_COLUMNS = struct.Struct(">Q32s20sBQ16sIQ")
 _PAYER = slice(40, 60)
 _AMOUNT = slice(69, 85)
 _ENDED = slice(89, 97)
@@ -20,11 +17,6 @@ PAYER_UNCOVERED = 4
 def charge_of(columns: bytes) -> tuple[bytes, int]:
     """Payer and amount in wei, from packed columns."""
     return columns[_PAYER], int.from_bytes(columns[_AMOUNT])
-
-
-def unpack_columns(packed: bytes) -> Columns:
-    number, program, payer, method, units, amount, price_version, ended_ms = _COLUMNS.unpack(packed)
-    return Columns(number, program, payer, Method(method), units, int.from_bytes(amount), price_version, ended_ms)
 
 
 def ended_ms(columns: bytes) -> int:
@@ -50,7 +42,7 @@ def batch_of(key: bytes, rows: list[StoredStatement]) -> bytes:
             )
     return build_batch(
         key,
-        [(unpack_columns(row.columns), row.private) for row in rows],
+        [(Columns.unpack(row.columns), row.private) for row in rows],
         rows[-1].signature,
         void=bytes(row.void for row in rows),
         authorisations=authorisations,

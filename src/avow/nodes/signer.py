@@ -31,13 +31,14 @@ from avow.receipt.statement import (
 from avow.receipt.stream import mac_key, shared_secret
 
 _ES256 = ec.ECDSA(hashes.SHA256())
+_TRACE_BYTES = 32
 pack_columns = struct.Struct(">Q32s20sBQ16sIQ").pack
-"""statement.Columns.pack, rule 2 there."""
+"""statement.Columns.pack, rule 2 there; optimistic statements have 33 bytes more."""
 
 
 @dataclass(frozen=True, slots=True)
 class Charge:
-    """The columns of a statement but for its number, which the signer gives."""
+    """The columns of a statement but for its number, which the signer gives. `trace` and `terms`: of the method optimistic alone."""
 
     program: bytes
     payer: bytes
@@ -45,6 +46,8 @@ class Charge:
     amount: int
     price_version: int
     ended_ms: int
+    trace: bytes = b""
+    terms: int = 0
 
 
 class Signer:
@@ -76,6 +79,10 @@ class Signer:
             charge.price_version,
             charge.ended_ms,
         )
+        if self.method is Method.OPTIMISTIC:
+            if len(charge.trace) != _TRACE_BYTES:
+                raise ValueError("an optimistic statement carries the 32 bytes of its trace")
+            columns += charge.trace + charge.terms.to_bytes(1)
         digest = statement_hash(columns, private_hash(private))
         previous = self.head
         head = next_head(previous, digest)

@@ -4,6 +4,8 @@ What comes out is byte for byte what receipt/encoding.py gives (tests hold the t
 §4.2.1 because they are written down in it.
 """
 
+from avow.receipt.audience import Audience
+from avow.receipt.encoding import encode_trusted
 from avow.receipt.statement import EngineIdentity, NonceSource, StreamEnd
 
 
@@ -65,9 +67,7 @@ class PrivateEncoder:
     """The private part of statements by one key on one engine (statement.Private)."""
 
     def __init__(self, chain_id: str, node: bytes, key: bytes, engine: EngineIdentity) -> None:
-        self._before_nonce = b"".join(
-            (head(5, 16), text("key"), octets(key), text("node"), octets(node), text("nonce"))
-        )
+        self._before_nonce = b"".join((text("key"), octets(key), text("node"), octets(node), text("nonce")))
         self._engine = b"".join(
             (
                 text("engine"),
@@ -81,7 +81,8 @@ class PrivateEncoder:
                 text("stream"),
             )
         )
-        self._after_request = text("version") + uint(1) + text("chain_id") + text(chain_id) + text("complete")
+        self._version = text("version") + uint(1)
+        self._chain_id = text("chain_id") + text(chain_id) + text("complete")
 
     def encode(
         self,
@@ -97,12 +98,14 @@ class PrivateEncoder:
         usage: tuple[tuple[str, int], ...],
         stream: StreamEnd | None,
         complete: bool,
+        audience: Audience | None = None,
     ) -> bytes:
         end = NULL
         if stream is not None:
             end = b"".join((b"\xa2\x64head", HASH, stream.head, b"\x66chunks", uint(stream.chunks)))
         return b"".join(
             (
+                b"\xb0" if audience is None else b"\xb1",
                 self._before_nonce,
                 octets(nonce),
                 b"\x65usage",
@@ -112,7 +115,9 @@ class PrivateEncoder:
                 b"\x67request",
                 HASH,
                 request,
-                self._after_request,
+                self._version,
+                b"" if audience is None else b"\x68audience" + encode_trusted(audience.to_value()),
+                self._chain_id,
                 TRUE if complete else FALSE,
                 b"\x68response",
                 HASH,

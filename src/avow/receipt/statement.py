@@ -1,9 +1,10 @@
 """The statement: the claim about one inference, and the signature that stands behind it.
 
 Rules:
-1. A statement has eight public columns, which the chain acts on, and a private part, of which the chain sees the hash alone.
+1. A statement has public columns, which the chain acts on, and a private part, of which the chain sees the hash alone.
 2. columns        = u64 number ‖ 32 B program ‖ 20 B payer ‖ u8 method ‖ u64 units ‖ u128 amount ‖ u32 price version
                     ‖ u64 ended, big-endian, 97 bytes. Ended: when the answer was there, by the node's clock, in ms since the epoch.
+                    Optimistic statements, and no others, have 33 more: ‖ 32 B trace ‖ u8 terms.
    private hash   = H("avow/statement-private/1", deterministic CBOR of the private part).
    statement hash = H("avow/statement/1", columns ‖ private hash). It is also the receipt's id.
 3. The statements of one key are numbered 0, 1, 2, … and chained:
@@ -27,11 +28,16 @@ from cryptography.hazmat.primitives.asymmetric.utils import encode_dss_signature
 
 from avow.errors import VerificationError
 from avow.receipt import fields
+from avow.receipt.audience import Audience
 from avow.receipt.encoding import Value, encode_trusted, tagged_hash
 
 VERSION = 1
 
 _COLUMNS = struct.Struct(">Q32s20sBQ16sIQ")
+_OPTIMISTIC_COLUMNS = struct.Struct(">Q32s20sBQ16sIQ32sB")
+TERMS_PAYER_OPENS = 1
+"""Bit 0 of the terms: on chain nobody but the payer may open anything of the run."""
+KNOWN_TERMS = TERMS_PAYER_OPENS
 _COSE_PREFIX = bytes.fromhex("8443a10126a0f65840")
 """COSE_Sign1 as array of four: protected {1: -7} (ES256), no unprotected header, detached payload, 64-byte signature."""
 _P256_ORDER = 0xFFFFFFFF00000000FFFFFFFFFFFFFFFFBCE6FAADA7179E84F3B9CAC2FC632551  # FIPS 186-5 / SEC 2 §2.4.2
@@ -66,7 +72,10 @@ class BadSignature(VerificationError):
 
 @dataclass(frozen=True, slots=True)
 class Columns:
-    """What the chain acts on. `amount` is in wei, `units` in the program's unit of use."""
+    """What the chain acts on. `amount` is in wei, `units` in the program's unit of use.
+
+    `trace` (exact/hashing.py) and `terms` are there for the method optimistic alone, 32 bytes and a byte; else empty and 0.
+    """
 
     number: int
     program: bytes
@@ -76,10 +85,12 @@ class Columns:
     amount: int
     price_version: int
     ended_ms: int
+    trace: bytes = b""
+    terms: int = 0
 
     def pack(self) -> bytes:
-        """Rule 2's 97 bytes."""
-        return _COLUMNS.pack(
+        """Rule 2's 97 bytes, 130 for optimistic statements."""
+        common = (
             self.number,
             self.program,
             self.payer,
@@ -89,9 +100,21 @@ class Columns:
             self.price_version,
             self.ended_ms,
         )
+        if self.method is Method.OPTIMISTIC:
+            return _OPTIMISTIC_COLUMNS.pack(*common, self.trace, self.terms)
+        return _COLUMNS.pack(*common)
+
+    @classmethod
+    def unpack(cls, packed: bytes) -> Self:
+        """The inverse of `pack`, for bytes that it made."""
+        layout = _COLUMNS if len(packed) == _COLUMNS.size else _OPTIMISTIC_COLUMNS
+        number, program, payer, method, units, amount, price_version, ended_ms, *more = layout.unpack(packed)
+        return cls(
+            number, program, payer, Method(method), units, int.from_bytes(amount), price_version, ended_ms, *more
+        )
 
     def to_value(self) -> dict[str, Value]:
-        return {
+        value: dict[str, Value] = {
             "number": self.number,
             "program": self.program,
             "payer": self.payer,
@@ -101,15 +124,24 @@ class Columns:
             "price_version": self.price_version,
             "ended_ms": self.ended_ms,
         }
+        if self.method is Method.OPTIMISTIC:
+            value |= {"trace": self.trace, "terms": self.terms}
+        return value
 
     @classmethod
     def from_value(cls, value: Value) -> Self:
-        names = ("number", "program", "payer", "method", "units", "amount", "price_version", "ended_ms")
-        item = fields.mapping(value, "columns", names)
+        item = fields.mapping(value, "columns", _COLUMN_NAMES, _OPTIMISTIC_NAMES)
         label = fields.text(item["method"], "method", max_length=16)
         method = _METHODS.get(label)
         if method is None:
             raise fields.FieldError(f"unknown method {label!r}", field="method")
+        trace, terms = b"", 0
+        if method is Method.OPTIMISTIC:
+            fields.mapping(value, "columns", _COLUMN_NAMES + _OPTIMISTIC_NAMES)
+            trace = fields.octets(item["trace"], "trace", 32)
+            terms = fields.integer(item["terms"], "terms", maximum=KNOWN_TERMS)
+        else:
+            fields.mapping(value, "columns", _COLUMN_NAMES)
         return cls(
             number=fields.integer(item["number"], "number"),
             program=fields.octets(item["program"], "program", 32),
@@ -119,9 +151,13 @@ class Columns:
             amount=int.from_bytes(fields.octets(item["amount"], "amount", 16)),
             price_version=fields.integer(item["price_version"], "price_version", maximum=0xFFFFFFFF),
             ended_ms=fields.integer(item["ended_ms"], "ended_ms", maximum=fields.MAX_TIME_MS),
+            trace=trace,
+            terms=terms,
         )
 
 
+_COLUMN_NAMES = ("number", "program", "payer", "method", "units", "amount", "price_version", "ended_ms")
+_OPTIMISTIC_NAMES = ("trace", "terms")
 _METHODS = {method.label: method for method in Method}
 
 
@@ -148,7 +184,8 @@ class Private:
 
     `request`, `effective` and `response` are salted commitments (see commitment.py); `started_ms` is the node's claim, in
     milliseconds since the epoch; `requester` is the address that signed the request, `authorised` whether it signed to pay for it too
-    (authorisation.py); `usage` counts by name, in the order of names.
+    (authorisation.py); `usage` counts by name, in the order of names. `audience`: who may check an optimistic statement; other
+    statements have none.
     """
 
     chain_id: str
@@ -167,11 +204,12 @@ class Private:
     stream: StreamEnd | None
     complete: bool
     version: int = VERSION
+    audience: Audience | None = None
 
     def to_value(self) -> dict[str, Value]:
         engine = self.engine
         stream = self.stream
-        return {
+        value: dict[str, Value] = {
             "version": self.version,
             "chain_id": self.chain_id,
             "node": self.node,
@@ -189,10 +227,13 @@ class Private:
             "stream": None if stream is None else {"head": stream.head, "chunks": stream.chunks},
             "complete": self.complete,
         }
+        if self.audience is not None:
+            value["audience"] = self.audience.to_value()
+        return value
 
     @classmethod
     def from_value(cls, value: Value) -> Self:
-        item = fields.mapping(value, "private", _PRIVATE_NAMES)
+        item = fields.mapping(value, "private", _PRIVATE_NAMES, ("audience",))
         fields.version(item["version"], "statement", VERSION)
         engine = fields.mapping(item["engine"], "engine", ("name", "version", "runtime"))
         usage = item["usage"]
@@ -222,10 +263,11 @@ class Private:
             usage=tuple(sorted((name, fields.integer(count, f"usage.{name[:64]!r}")) for name, count in usage.items())),
             stream=_stream_end(item["stream"]),
             complete=fields.boolean(item["complete"], "complete"),
+            audience=Audience.from_value(item["audience"]) if "audience" in item else None,
         )
 
 
-_PRIVATE_NAMES = tuple(sorted(set(Private.__dataclass_fields__)))
+_PRIVATE_NAMES = tuple(sorted(set(Private.__dataclass_fields__) - {"audience"}))
 
 
 def _stream_end(value: Value) -> StreamEnd | None:
@@ -271,7 +313,10 @@ class Statement:
     @classmethod
     def from_value(cls, value: Value) -> Self:
         item = fields.mapping(value, "statement", ("columns", "private"))
-        return cls(Columns.from_value(item["columns"]), Private.from_value(item["private"]))
+        statement = cls(Columns.from_value(item["columns"]), Private.from_value(item["private"]))
+        if (statement.private.audience is None) is (statement.columns.method is Method.OPTIMISTIC):
+            raise fields.FieldError("optimistic statements, and no others, name their audience", field="audience")
+        return statement
 
 
 def key_id(signing_key: bytes) -> bytes:

@@ -2,6 +2,7 @@
 
 import struct
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -32,6 +33,8 @@ def statements(draw, most=12):
                 amount=draw(st.integers(0, (1 << 128) - 1)),
                 price_version=draw(st.integers(0, (1 << 32) - 1)),
                 ended_ms=draw(st.integers(0, (1 << 64) - 1)),
+                trace=draw(hash32) if method is Method.OPTIMISTIC else b"",
+                terms=draw(st.integers(0, 1)) if method is Method.OPTIMISTIC else 0,
             ),
             draw(st.binary(min_size=1, max_size=60)),
         )
@@ -57,6 +60,29 @@ def test_the_columns_give_every_statement_back(made, head, data):
     assert batch.root(found) == merkle.root([item + bytes((cause,)) for item, cause in zip(found, void, strict=True)])
     assert leaves(found, void)[0] == found[0] + void[:1]
     assert encode(decode(encoded)) == encoded
+    assert batch.optimistic is (made[0][0].method is Method.OPTIMISTIC)
+    assert list(batch.trace) == [columns.trace for columns, _ in made if columns.trace]
+
+
+RUN = Columns(0, bytes(32), bytes(20), Method.OPTIMISTIC, 1, 1, 1, 1, bytes(32), 1)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"trace": None},
+        {"terms": None},
+        {"terms": b"\x02"},
+        {"terms": bytes(2)},
+        {"trace": bytes(33)},
+        {"trace": b""},
+        {"terms": b""},
+    ],
+)
+def test_a_run_has_both_of_its_columns(changes):
+    item = decode(build_batch(bytes(32), [(RUN, b"x")], b"s")) | changes
+    with pytest.raises(InputError):
+        Batch.from_bytes(encode({name: value for name, value in item.items() if value is not None}))
 
 
 @given(statements(most=3), st.integers(0, 100_000), st.integers(0, 255))

@@ -4,6 +4,7 @@ Rules:
 1. A batch is one canonical CBOR map: key, first number, the distinct programs and payers, and one big-endian column for each
    public field, with an entry per statement: program and payer (u16 index), units (u64), amount (u128), price version (u32),
    end time (u64, ms), void (u8: 0 settled, else the cause), private hash (32 bytes). Numbers follow from `first`, the method from the key.
+   Batches of optimistic keys, and no others, have two more: trace (32 bytes) and terms (u8).
 2. Programs and payers stand in the order of first use, each once: a batch has one encoding.
 3. The signature is the key's over the last statement; it covers every statement before it through the chain of heads.
 4. `authorisations`: [index, private part, max amount (16 bytes), expiry in ms, nonce, signature (65 bytes)], by rising index.
@@ -21,7 +22,7 @@ from typing import Self
 from avow.errors import EncodingError
 from avow.receipt import fields, merkle
 from avow.receipt.encoding import Value, decode, encode
-from avow.receipt.statement import Columns, private_hash
+from avow.receipt.statement import KNOWN_TERMS, Columns, Method, private_hash
 
 MAX_STATEMENTS = 4_096
 MAX_BATCH = 512 * 1024
@@ -45,11 +46,13 @@ _NAMES = (
     "signature",
     "authorisations",
 )
+_OPTIMISTIC_NAMES = ("trace", "terms")
 
 _STATEMENT_TAG = b"\x10avow/statement/1"
 _HEAD_TAG = b"\x0bavow/head/1"
 _PREIMAGE = struct.Struct(">17sQ32s20sBQ16sIQ32s")
 """What a statement hash is over: tag, columns (statement.py, rule 2), private hash; in one piece because it is packed per statement."""
+_OPTIMISTIC_PREIMAGE = struct.Struct(">17sQ32s20sBQ16sIQ32sB32s")
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +79,9 @@ class SignedAuthorisation:
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """Rule 1, columns unpacked. `amounts` in wei; `amount_bytes` and `private` as they are hashed."""
+    """Rule 1, columns unpacked. `amounts` in wei; `amount_bytes` and `private` as they are hashed. `trace` and `terms` are empty
+    unless the batch is an optimistic key's.
+    """
 
     key: bytes
     first: int
@@ -93,6 +98,12 @@ class Batch:
     private: Sequence[bytes]
     signature: bytes
     authorisations: tuple[SignedAuthorisation, ...]
+    trace: Sequence[bytes] = ()
+    terms: bytes = b""
+
+    @property
+    def optimistic(self) -> bool:
+        return bool(self.terms)
 
     def __len__(self) -> int:
         return len(self.void)
@@ -101,7 +112,10 @@ class Batch:
     def from_bytes(cls, data: bytes) -> Self:
         """Raises EncodingError or TooLarge."""
         item = fields.mapping(
-            decode(data, max_bytes=MAX_BATCH, max_items=_MAX_ITEMS + len(data) // 16), "batch", _NAMES
+            decode(data, max_bytes=MAX_BATCH, max_items=_MAX_ITEMS + len(data) // 16),
+            "batch",
+            _NAMES,
+            _OPTIMISTIC_NAMES,
         )
         void = fields.octets(item["void"], "void", 1, MAX_STATEMENTS)
         count = len(void)
@@ -115,6 +129,7 @@ class Batch:
         halves = struct.unpack(f">{2 * count}Q", amount_column)
         private_column = fields.octets(item["private"], "private", 32 * count)
         first = fields.integer(item["first"], "first", maximum=(1 << 64) - 1 - MAX_STATEMENTS)
+        trace, terms = _run(item, count)
         return cls(
             key=fields.octets(item["key"], "key", 32),
             first=first,
@@ -133,10 +148,14 @@ class Batch:
             private=[private_column[at : at + 32] for at in range(0, 32 * count, 32)],
             signature=fields.octets(item["signature"], "signature", 1, 256),
             authorisations=_authorisations(item["authorisations"], count),
+            trace=trace,
+            terms=terms,
         )
 
     def hash(self, method: int, head: bytes) -> tuple[list[bytes], bytes]:
         """The statement hashes, and the head after the last; `head` is the one before the first."""
+        if self.terms:
+            return self._hash_optimistic(method, head)
         pack, hash_of = _PREIMAGE.pack, sha256
         programs, payers = self.programs, self.payers
         statements = []
@@ -170,6 +189,28 @@ class Batch:
             head = hash_of(_HEAD_TAG + head + statement).digest()
         return statements, head
 
+    def _hash_optimistic(self, method: int, head: bytes) -> tuple[list[bytes], bytes]:
+        statements = []
+        for index, number in enumerate(range(self.first, self.first + len(self))):
+            preimage = _OPTIMISTIC_PREIMAGE.pack(
+                _STATEMENT_TAG,
+                number,
+                self.programs[self.program[index]],
+                self.payers[self.payer[index]],
+                method,
+                self.units[index],
+                self.amount_bytes[index],
+                self.prices[index],
+                self.ended_ms[index],
+                self.trace[index],
+                self.terms[index],
+                self.private[index],
+            )
+            statement = sha256(preimage).digest()
+            statements.append(statement)
+            head = sha256(_HEAD_TAG + head + statement).digest()
+        return statements, head
+
     def root(self, statements: Sequence[bytes]) -> bytes:
         """Rule 5."""
         return merkle.root(leaves(statements, self.void))
@@ -196,8 +237,15 @@ def build_batch(
     programs = list(dict.fromkeys([column.program for column in columns]))
     payers = list(dict.fromkeys([column.payer for column in columns]))
     count = len(columns)
+    run: dict[str, Value] = {}
+    if columns[0].method is Method.OPTIMISTIC:
+        run = {
+            "trace": b"".join([column.trace for column in columns]),
+            "terms": bytes([column.terms for column in columns]),
+        }
     return encode(
         {
+            **run,
             "key": key,
             "first": columns[0].number,
             "programs": list(programs),
@@ -214,6 +262,18 @@ def build_batch(
             "authorisations": [authorisation.to_value() for authorisation in authorisations],
         }
     )
+
+
+def _run(item: dict[str, Value], count: int) -> tuple[Sequence[bytes], bytes]:
+    """Traces and terms of an optimistic key's batch: both or neither."""
+    if not any(name in item for name in _OPTIMISTIC_NAMES):
+        return (), b""
+    fields.mapping(item, "batch", _NAMES + _OPTIMISTIC_NAMES)
+    column = fields.octets(item["trace"], "trace", 32 * count)
+    terms = fields.octets(item["terms"], "terms", count)
+    if max(terms) > KNOWN_TERMS:
+        raise fields.FieldError("unknown terms", field="terms")
+    return [column[at : at + 32] for at in range(0, 32 * count, 32)], terms
 
 
 def _distinct(value: Value, field: str, length: int, count: int) -> tuple[bytes, ...]:
