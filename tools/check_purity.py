@@ -1,7 +1,7 @@
 """The deterministic core may not reach for the outside world: a lint over the syntax trees.
 
-In `chain/` (without its stores), `receipt/`, `exact/` and every `verify.py` of a method: no clock, randomness, operating system, sockets,
-threads or floats, and no text of an exception in data. Time and entropy come in as parameters.
+In `chain/` (without its stores), `receipt/`, `exact/` (without kernels and compiler) and every `verify.py` of a method: no clock,
+randomness, operating system, sockets, threads or floats, and no text of an exception in data. Time and entropy come in as parameters.
 """
 
 import ast
@@ -14,14 +14,17 @@ FORBIDDEN = {
     "asyncio", "concurrent", "datetime", "locale", "multiprocessing", "os", "pickle", "platform", "random", "secrets",
     "select", "socket", "subprocess", "tempfile", "threading", "time", "uuid",
 }  # fmt: skip
-STORES = {"chain/state/sqlite.py", "chain/state/sqlite_store.py"}
+STORES = {"chain/state/sqlite.py", "chain/state/sqlite_store.py", "exact/files.py"}
 """Files of the core that touch the disk, behind the store's interface."""
+SIDES = ("exact/kernels/", "exact/compile/")
+"""Folders beside the core that a node or an author needs: fast, approximate or both, and held to the core by tests."""
 
 
 def core() -> Iterator[Path]:
     for folder in ("chain", "receipt", "exact"):
         for path in sorted((ROOT / folder).rglob("*.py")):
-            if path.relative_to(ROOT).as_posix() not in STORES:
+            name = path.relative_to(ROOT).as_posix()
+            if name not in STORES and not name.startswith(SIDES):
                 yield path
     yield ROOT / "methods" / "checks.py"
     yield ROOT / "methods" / "registration.py"

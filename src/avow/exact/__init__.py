@@ -1,1 +1,1 @@
-"""One integer meaning for a model: programs, their specification, traces and the referee of single operators."""
+"""Exact programs: one meaning in integers for a model, identical on every machine (docs/exact.md)."""
