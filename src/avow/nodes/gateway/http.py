@@ -1,12 +1,12 @@
 """Bare ASGI: reading a body within its limit, answering, and knowing when the client has gone or time is up."""
 
 import asyncio
-from collections.abc import Sequence
 from contextlib import suppress
 from types import TracebackType
 from typing import Literal, Self
 
 from starlette.types import Message, Receive, Send
+from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 
 from avow.errors import AvowError, TooLarge
 from avow.nodes.errors import DeadlineExceeded
@@ -17,8 +17,7 @@ from avow.nodes.gateway.errors import (
     RequestTimeout,
     UnsupportedMediaType,
 )
-
-HeaderList = Sequence[tuple[bytes, bytes]]
+from avow.nodes.gateway.protocol import HeaderList, write_whole
 
 HANG_UP_GRACE_S = 0.05
 """Short answers are not watched for a hang-up: the watch costs more than what it could save."""
@@ -100,6 +99,13 @@ async def _discard(receive: Receive, limit: int) -> None:
                     return
 
 
+async def respond_at_once(send: Send, status: int, body: bytes, headers: HeaderList) -> None:
+    """`respond` in one write. `headers` are made here, not by anyone outside: they are not checked again."""
+    cycle = getattr(send, "__self__", None)
+    if not isinstance(cycle, RequestResponseCycle) or not write_whole(cycle, status, headers, body):
+        await respond(send, status, body, headers)
+
+
 async def respond(send: Send, status: int, body: bytes, headers: HeaderList) -> None:
     """A whole answer."""
     length = (b"content-length", b"%d" % len(body))
@@ -117,32 +123,64 @@ async def respond_error(send: Send, error: AvowError, headers: HeaderList = ()) 
     await respond(send, error.http_status, error_body(error), extra)
 
 
+class Watches:
+    """The watches of one loop. One timer looks after all of them: nearly all answers are gone before it comes round."""
+
+    def __init__(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._young: set[Watch] = set()
+        self._timer: asyncio.TimerHandle | None = None
+
+    def watch(self, receive: Receive, deadline_s: float) -> "Watch":
+        return Watch(self, self._loop, receive, deadline_s)
+
+    def enter(self, watch: "Watch") -> None:
+        self._young.add(watch)
+        if self._timer is None:
+            self._timer = self._loop.call_later(HANG_UP_GRACE_S, self._look)
+
+    def leave(self, watch: "Watch") -> None:
+        self._young.discard(watch)
+
+    def _look(self) -> None:
+        now = self._loop.time()
+        for watch in [watch for watch in self._young if now - watch.since >= HANG_UP_GRACE_S]:
+            self._young.discard(watch)
+            watch.start(now)
+        self._timer = self._loop.call_later(HANG_UP_GRACE_S, self._look) if self._young else None
+
+
 class Watch:
     """Ends the work of the task that enters it when the client hangs up or the deadline passes.
 
     Leaving raises ClientGone or DeadlineExceeded in place of the cancellation that this caused; a cancellation from elsewhere
-    passes through. The client is watched from HANG_UP_GRACE_S on.
+    passes through. The client is watched from about HANG_UP_GRACE_S on.
     """
 
-    __slots__ = ("_cause", "_deadline_s", "_loop", "_receive", "_task", "_timer", "_waiter")
+    __slots__ = ("_cause", "_deadline_s", "_loop", "_receive", "_task", "_timer", "_waiter", "_watches", "since")
 
-    def __init__(self, receive: Receive, deadline_s: float) -> None:
-        self._loop = asyncio.get_running_loop()
+    def __init__(self, watches: Watches, loop: asyncio.AbstractEventLoop, receive: Receive, deadline_s: float) -> None:
+        self._watches = watches
+        self._loop = loop
         self._receive = receive
         self._deadline_s = deadline_s
         self._cause: Literal["gone", "late"] | None = None
+        self._timer: asyncio.TimerHandle | None = None
         self._waiter: asyncio.Task[None] | None = None
+        self.since = 0.0
 
     def __enter__(self) -> Self:
         task = asyncio.current_task()
         if task is None:
             raise RuntimeError("a Watch is entered in a task")
         self._task = task
-        self._timer = self._loop.call_later(min(HANG_UP_GRACE_S, self._deadline_s), self._start)
+        self.since = self._loop.time()
+        self._watches.enter(self)
         return self
 
-    def _start(self) -> None:
-        left = self._deadline_s - HANG_UP_GRACE_S
+    def start(self, now: float) -> None:
+        """Watch the client from here on. `now`: loop time."""
+        left = self._deadline_s - (now - self.since)
         if left <= 0:
             self._end("late")
             return
@@ -162,7 +200,9 @@ class Watch:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        self._timer.cancel()
+        self._watches.leave(self)
+        if self._timer is not None:
+            self._timer.cancel()
         if self._waiter is not None:
             self._waiter.cancel()
         if self._cause is None:

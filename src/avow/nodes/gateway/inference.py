@@ -22,9 +22,17 @@ from avow.nodes.gateway.config import Limits
 from avow.nodes.gateway.directory import Directory, Node, Route
 from avow.nodes.gateway.envelope import error_body
 from avow.nodes.gateway.errors import BadOption, ClientGone, MalformedRequest, is_away, says
-from avow.nodes.gateway.http import JSON_HEADER, NO_STORE, HeaderList, Watch, read_json_body, respond, respond_error
+from avow.nodes.gateway.http import (
+    JSON_HEADER,
+    NO_STORE,
+    Watches,
+    read_json_body,
+    respond_at_once,
+    respond_error,
+)
 from avow.nodes.gateway.metrics import GatewayMetrics
 from avow.nodes.gateway.options import MAX_MODEL_NAME, Options, avow_headers, read_head, read_options
+from avow.nodes.gateway.protocol import HeaderList
 from avow.nodes.gateway.settled import TrustGap
 from avow.nodes.jobs import CHAT, Answer, Begin, Chunks, Head, Job
 from avow.receipt.encoding import base64url
@@ -58,6 +66,7 @@ class Inference:
         self._gap = gap
         self._payer = payer
         self._limits = limits
+        self._watches = Watches()
 
     async def chat(self, scope: Scope, receive: Receive, send: Send) -> None:
         """POST /v1/chat/completions."""
@@ -105,7 +114,7 @@ class Inference:
             raise BadOption("avow-client-key belongs to a stream", param="avow-client-key")
         call.method = route.method.label
         job = self._job(endpoint, body, route, options, stream=call.stream)
-        with route.link as node, Watch(receive, self._limits.deadline_ms / 1000):
+        with route.link as node, self._watches.watch(receive, self._limits.deadline_ms / 1000):
             if call.stream:
                 await self._stream(call, node, job, options, send)
             else:
@@ -148,7 +157,7 @@ class Inference:
             (b"avow-receipt-url", b"/receipts/" + identity),
             (b"avow-secret", frames.base64url_bytes(answer.seed)),
         )
-        await respond(send, 200, body, headers)
+        await respond_at_once(send, 200, body, headers)
 
     async def _stream(self, call: _Call, node: Node, job: Job, options: Options, send: Send) -> None:
         head: frames.ChunkHead | None = None

@@ -1,12 +1,15 @@
 """HTTP/1.1 by uvicorn and httptools, with the limits that a server open to strangers needs.
 
-uvicorn bounds neither the header section nor the time that a head may take to arrive; here both are.
+uvicorn bounds neither the header section nor the time that a head may take to arrive; here both are. What it does with timers and
+separate writes for every answer is done here once: a head that is whole at once needs no timer, and one timer per connection
+watches for idleness.
 """
 
 import asyncio
+from collections.abc import Sequence
 from typing import Any
 
-from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 
 from avow.errors import AvowError
 from avow.nodes.gateway.envelope import error_body
@@ -17,8 +20,11 @@ HEAD_TIMEOUT_S = 20.0
 MAX_HEADERS = 128
 
 
+HeaderList = Sequence[tuple[bytes, bytes]]
+
+
 class LimitedProtocol(HttpToolsProtocol):
-    """A connection that is closed when its heads are too large, too many or too slow."""
+    """A connection that is closed when its heads are too large, too many or too slow, or when it is idle for too long."""
 
     header_limit = 32 * 1024
 
@@ -26,7 +32,10 @@ class LimitedProtocol(HttpToolsProtocol):
         super().__init__(*arguments, **named)
         self._head_bytes = 0
         self._refusal: AvowError | None = None
+        self._in_head = False
         self._head_timer: asyncio.TimerHandle | None = None
+        self._idle_since: float | None = None
+        self._idle_timer: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
@@ -34,11 +43,19 @@ class LimitedProtocol(HttpToolsProtocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._stop_timer()
+        if self._idle_timer is not None:
+            self._idle_timer.cancel()
+            self._idle_timer = None
         super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        super().data_received(data)
+        if self._in_head:
+            self._start_timer()
 
     def on_message_begin(self) -> None:
         self._head_bytes = 0
-        self._start_timer()
+        self._in_head = True
         super().on_message_begin()
 
     def on_url(self, url: bytes) -> None:
@@ -50,8 +67,34 @@ class LimitedProtocol(HttpToolsProtocol):
         super().on_header(name, value)
 
     def on_headers_complete(self) -> None:
+        self._in_head = False
         self._stop_timer()
         super().on_headers_complete()
+
+    def on_response_complete(self) -> None:
+        """uvicorn's, but for its timer."""
+        self.server_state.total_requests += 1
+        if self.transport.is_closing():
+            return
+        self.flow.resume_reading()
+        if self.pipeline:
+            cycle, application = self.pipeline.pop()
+            self._start_asgi_task(cycle, application)
+            return
+        self._idle_since = self.loop.time()
+        if self._idle_timer is None:
+            self._idle_timer = self.loop.call_later(self.timeout_keep_alive, self._close_idle)
+
+    def _unset_keepalive_if_required(self) -> None:
+        self._idle_since = None
+
+    def _close_idle(self) -> None:
+        """Close if nothing has come since the last answer; else come back when that could be so."""
+        idle_s = 0.0 if self._idle_since is None else self.loop.time() - self._idle_since
+        if idle_s >= self.timeout_keep_alive:
+            self.timeout_keep_alive_handler()
+        elif not self.transport.is_closing():
+            self._idle_timer = self.loop.call_later(self.timeout_keep_alive - idle_s, self._close_idle)
 
     def _start_timer(self) -> None:
         if self._head_timer is None:
@@ -75,3 +118,26 @@ class LimitedProtocol(HttpToolsProtocol):
         head = b"content-type: application/json\r\nconnection: close\r\ncontent-length: %d\r\n\r\n" % len(body)
         self.transport.write(STATUS_LINE[error.http_status] + head + body)
         self.transport.close()
+
+
+def write_whole(cycle: RequestResponseCycle, status: int, headers: HeaderList, body: bytes) -> bool:
+    """A whole answer in one write. `headers` hold no content-length, and nothing that comes from outside unchecked.
+
+    False, and nothing done, where uvicorn's own way is needed: the client reads slowly or has gone, or asked without a body.
+    """
+    if cycle.flow.write_paused or cycle.disconnected or cycle.response_started or cycle.scope["method"] == "HEAD":
+        return False
+    content = [STATUS_LINE[status]]
+    for name, value in (*cycle.default_headers, *headers):
+        content += (name, b": ", value, b"\r\n")
+    if not cycle.keep_alive:
+        content.append(b"connection: close\r\n")
+    content += (b"content-length: %d\r\n\r\n" % len(body), body)
+    cycle.response_started = cycle.response_complete = True
+    cycle.waiting_for_100_continue = False
+    cycle.transport.write(b"".join(content))
+    cycle.message_event.set()
+    if not cycle.keep_alive:
+        cycle.transport.close()
+    cycle.on_response()
+    return True

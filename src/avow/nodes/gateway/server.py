@@ -135,6 +135,7 @@ def _uvicorn_config(application: GatewayApplication, config: GatewayConfig) -> u
         log_level="error",
         access_log=False,
         server_header=False,
+        proxy_headers=False,
         limit_concurrency=config.limits.connections,
         timeout_keep_alive=75,
         timeout_graceful_shutdown=STOP_GRACE_S,
