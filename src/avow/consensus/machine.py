@@ -22,11 +22,11 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from avow.chain import abci
 from avow.chain.genesis import Genesis
-from avow.chain.state import StateError, Store
+from avow.chain.state import Store
 from avow.consensus.block import EMPTY_COMMIT, Decided, Parameters, block_id, next_header, sign_commit
 from avow.consensus.blockstore import BlockStore
 from avow.consensus.errors import ConsensusError, EngineStopped, NotTheValidator, StateMismatch, WouldSignTwice
-from avow.consensus.pool import Pool, Writes
+from avow.consensus.pool import Pool, is_suspect, recheck, reopen
 from avow.receipt.headers import Header, Validator
 
 MILLISECOND = 1_000_000
@@ -90,7 +90,7 @@ class Machine:
             self._check_last(self.last, info)
             self._set_validators(self.blocks.position.validators)
         self.pool.load(self._store)
-        self._store.put_records(self._reopen_pool())
+        self._store.put_records(reopen(self.pool, self._application))
 
     def _init_chain(self) -> None:
         genesis = self._genesis
@@ -142,7 +142,7 @@ class Machine:
 
     def store_pool(self) -> None:
         """Make every waiting transaction durable; one transaction for all of them."""
-        waiting = self.pool.unstored()
+        waiting = [item for _, item in self.pool.unstored()]
         if not waiting:
             return
         with self._breaking():
@@ -153,21 +153,6 @@ class Machine:
             self._probe("pool: durable")
             for item in waiting:
                 item.stored = True
-
-    def _reopen_pool(self) -> Writes:
-        """Check again what waited when the last process ended; what the application fails on is set aside."""
-        writes: Writes = []
-        for digest, tx in self.pool:
-            try:
-                response = self._application.check_tx(abci.CheckTxRequest(tx))
-            except Exception as error:
-                if not _is_suspect(error):
-                    raise
-                writes += self.pool.set_aside((digest,))
-            else:
-                if response.code != abci.CODE_OK:
-                    writes += self.pool.remove((digest,))
-        return writes
 
     # Blocks --------------------------------------------------------------------------------------------------------
 
@@ -262,7 +247,7 @@ class Machine:
             self.blocks.append(block, retain_height=retain_height)
             included = [sha256(tx).digest() for tx in block.txs]
             writes = [*self.pool.remove(included), *self.pool.succeeded()]
-            waiting = self.pool.unstored()
+            waiting = [item for _, item in self.pool.unstored()]
             writes += [(item.record_key, item.tx) for item in waiting]
             self._store.put_records([*writes, *self._index(block)])
             self._probe("block: all written")
@@ -271,15 +256,8 @@ class Machine:
         self._probe("block: durable")
 
     def _recheck(self) -> None:
-        """Pool rule 3. What is dropped here was acknowledged; it is the chain that made it void, and says so."""
         if len(self.pool):
-            recheck = abci.CheckTxType.RECHECK
-            refused = [
-                digest
-                for digest, tx in self.pool
-                if self._application.check_tx(abci.CheckTxRequest(tx, recheck)).code != abci.CODE_OK
-            ]
-            self._store.put_records(self.pool.remove(refused))
+            self._store.put_records(recheck(self.pool, self._application))
             self._probe("block: rechecked")
 
     # Being broken --------------------------------------------------------------------------------------------------
@@ -302,11 +280,6 @@ class Machine:
         try:
             yield
         except Exception as error:
-            if txs and _is_suspect(error):
+            if txs and is_suspect(error):
                 self._store.put_records(self.pool.failed([sha256(tx).digest() for tx in txs]))
             raise
-
-
-def _is_suspect(error: Exception) -> bool:
-    """Whether a transaction may be why the application failed: not the machine's own store or memory."""
-    return not isinstance(error, StateError | MemoryError | OSError)

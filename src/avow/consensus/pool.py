@@ -17,8 +17,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 
-from avow.chain.abci import total_bytes
-from avow.chain.state import Store
+from avow.chain.abci import CODE_OK, Application, CheckTxRequest, CheckTxType, total_bytes
+from avow.chain.state import StateError, Store
 from avow.consensus.errors import PoolFull, TransactionTooLarge
 
 _POOL = b"pool/"
@@ -105,8 +105,13 @@ class Pool:
             chosen.append(item.tx)
         return tuple(chosen)
 
-    def unstored(self) -> list[Waiting]:
-        return [item for item in self._waiting.values() if not item.stored]
+    def get(self, digest: bytes) -> bytes | None:
+        """The transaction, if it waits."""
+        item = self._waiting.get(digest)
+        return None if item is None else item.tx
+
+    def unstored(self) -> list[tuple[bytes, Waiting]]:
+        return [(digest, item) for digest, item in self._waiting.items() if not item.stored]
 
     def failed(self, digests: Sequence[bytes]) -> Writes:
         """Rule 5, after a block of these failed; gives the records to write."""
@@ -143,3 +148,32 @@ class Pool:
                 if item.stored:
                     writes.append((item.record_key, None))
         return writes
+
+
+def reopen(pool: Pool, application: Application) -> Writes:
+    """Check again what waited when the last process ended; what the application fails on is set aside (rule 5)."""
+    writes: Writes = []
+    for digest, tx in pool:
+        try:
+            response = application.check_tx(CheckTxRequest(tx))
+        except Exception as error:
+            if not is_suspect(error):
+                raise
+            writes += pool.set_aside((digest,))
+        else:
+            if response.code != CODE_OK:
+                writes += pool.remove((digest,))
+    return writes
+
+
+def recheck(pool: Pool, application: Application) -> Writes:
+    """Rule 3. What is dropped here was acknowledged; it is the chain that made it void, and says so."""
+    kind = CheckTxType.RECHECK
+    return pool.remove(
+        [digest for digest, tx in pool if application.check_tx(CheckTxRequest(tx, kind)).code != CODE_OK]
+    )
+
+
+def is_suspect(error: Exception) -> bool:
+    """Whether a transaction may be why the application failed: not the machine's own store or memory."""
+    return not isinstance(error, StateError | MemoryError | OSError)

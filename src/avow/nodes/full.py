@@ -1,7 +1,8 @@
-"""The chain process: state, embedded engine and JSON-RPC server in one process on one event loop.
+"""The chain process: state, engine and JSON-RPC server in one process on one event loop.
 
 Rules:
-1. HOME/chain holds all of it: genesis.cbor, validator.key (mode 0600), chain.db, and the lock of the running process.
+1. HOME/chain holds all of it: genesis.cbor, validator.key (mode 0600), chain.db, the lock of the running process, and with the
+   engine `cometbft` that program's folder, cometbft/. CometBFT itself is a child process.
 2. The process ends when its engine stops on an error; whoever supervises it starts it anew, and it goes on where it is durable.
 3. It listens on loopback unless told otherwise. What it serves is public: nothing secret is ever asked of it.
 """
@@ -19,11 +20,16 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import uvicorn
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from avow.chain.application import Application
 from avow.chain.genesis import AllowedMeasurement, Genesis
 from avow.chain.state import SqliteStore
+from avow.consensus.cometbft.binary import find
+from avow.consensus.cometbft.configuration import Folder as CometFolder
+from avow.consensus.cometbft.engine import CometBFTEngine
 from avow.consensus.embedded import EmbeddedEngine
+from avow.consensus.engine import Engine
 from avow.consensus.home import load_or_create_key
 from avow.errors import AvowError, NotFound, Unavailable
 from avow.home import private_folder, write_private
@@ -37,17 +43,24 @@ VALIDATOR_KEY = "validator.key"
 DATABASE = "chain.db"
 LOCK = "lock"
 STOP_GRACE_S = 3
+EMBEDDED, COMETBFT = "embedded", "cometbft"
+ENGINES = (EMBEDDED, COMETBFT)
 
 
 @dataclass(frozen=True, slots=True)
 class FullNodeConfig:
-    """`home` is the network's folder. Port 0 picks a free one. `hosts`, `origins`: rpc/server.py, rule 4."""
+    """`home` is the network's folder. Port 0 picks a free one. `hosts`, `origins`: rpc/server.py, rule 4.
+
+    `engine`: one of ENGINES. `snapshot_interval`: a snapshot for state sync every so many blocks, 0 for none (cometbft alone).
+    """
 
     home: Path
     host: str = "127.0.0.1"
     port: int = 0
     hosts: tuple[str, ...] = ()
     origins: tuple[str, ...] = ()
+    engine: str = EMBEDDED
+    snapshot_interval: int = 0
 
 
 def create_network(
@@ -123,7 +136,7 @@ async def running_chain(config: FullNodeConfig) -> AsyncIterator[RunningNode]:
     store = SqliteStore(str(folder / DATABASE))
     with contextlib.closing(store):
         application = Application(store, genesis)
-        engine = EmbeddedEngine(application, store, genesis, key, lock_path=folder / LOCK, index=block_records)
+        engine = _engine(config, application, store, genesis, key)
         node = ChainNode(engine, application, store, genesis)
         try:
             await engine.start()
@@ -131,6 +144,18 @@ async def running_chain(config: FullNodeConfig) -> AsyncIterator[RunningNode]:
                 yield RunningNode(node, url)
         finally:
             await engine.stop()
+
+
+def _engine(
+    config: FullNodeConfig, application: Application, store: SqliteStore, genesis: Genesis, key: Ed25519PrivateKey
+) -> Engine:
+    """Raises AlreadyRunning, StateMismatch, NotTheValidator; with CometBFT also CometBFTMissing and BadConfiguration."""
+    folder = config.home / FOLDER
+    lock = folder / LOCK
+    if config.engine == EMBEDDED:
+        return EmbeddedEngine(application, store, genesis, key, lock_path=lock, index=block_records)
+    comet = CometFolder(folder / COMETBFT)
+    return CometBFTEngine(application, store, genesis, comet, find(), lock_path=lock, index=block_records)
 
 
 @contextlib.asynccontextmanager
@@ -207,10 +232,14 @@ def main() -> None:
     parser.add_argument("--port", type=int, default=int(os.environ.get("AVOW_CHAIN_PORT", "0")))
     parser.add_argument("--allowed-host", action="append", default=[])
     parser.add_argument("--cors-origin", action="append", default=[])
+    parser.add_argument("--engine", choices=ENGINES, default=os.environ.get("AVOW_ENGINE", EMBEDDED))
+    parser.add_argument("--snapshot-interval", type=int, default=0, metavar="BLOCKS")
     given = parser.parse_args()
     hosts, origins = tuple(given.allowed_host), tuple(given.cors_origin)
     try:
-        run_chain(FullNodeConfig(given.home, given.host, given.port, hosts, origins))
+        run_chain(
+            FullNodeConfig(given.home, given.host, given.port, hosts, origins, given.engine, given.snapshot_interval)
+        )
     except AvowError as error:
         hint = f" ({error.hint})" if error.hint else ""
         sys.stderr.write(f"avow chain: {error.code}: {error.detail}{hint}\n")

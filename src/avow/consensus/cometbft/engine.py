@@ -1,0 +1,360 @@
+"""The distributed engine: our application under CometBFT, seen as an `Engine`.
+
+Rules:
+1. The application is ours and lives in this process; CometBFT is a child process (process.py) that asks it over a Unix socket
+   (server.py) and is asked over its RPC for what only it has: commits and validator sets.
+2. A block is published here once its header and commit are durable beside its results: a few milliseconds after the
+   application committed it. What comes from CometBFT's RPC must fit what the application was asked to execute: the header's hash, the
+   commit's block, the hash of the validator set.
+3. `submit` returns when the transaction is durable in our own pool or in a block; then it is offered to CometBFT, and offered again
+   after every restart of CometBFT and as long as it waits.
+4. An error of the application's or of the store stops the engine; CometBFT is ended with it. The supervisor starts the process
+   anew.
+5. Liveness is judged by height alone: `silent_s` says since when no block came.
+"""
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from avow.chain import abci
+from avow.chain.genesis import Genesis
+from avow.chain.state import SqliteStore, Store
+from avow.consensus.block import Decided
+from avow.consensus.cometbft.binary import Binary
+from avow.consensus.cometbft.configuration import Folder, read_config
+from avow.consensus.cometbft.driver import Driver, Snapshots
+from avow.consensus.cometbft.errors import RpcFailed
+from avow.consensus.cometbft.process import CometProcess
+from avow.consensus.cometbft.rpc import CallRefused, CometRpc
+from avow.consensus.cometbft.server import AbciServer
+from avow.consensus.engine import HeightWaiters, OnBlock
+from avow.consensus.errors import EngineStopped, StateMismatch
+from avow.consensus.home import Lock
+from avow.consensus.machine import Index, no_index
+from avow.receipt.headers import (
+    Commit,
+    Header,
+    SignedBlock,
+    SignedHeader,
+    Validator,
+    validators_hash,
+)
+
+log = logging.getLogger(__name__)
+
+PUBLISH_AT_ONCE = 64
+OFFER_AT_ONCE = 256
+OFFER_AGAIN_S = 5.0
+_RETRY_S = 0.05
+_LONGEST_RETRY_S = 1.0
+
+
+class CometBFTEngine:
+    """Make it, `start` it, `stop` it; not to be started twice."""
+
+    def __init__(
+        self,
+        application: abci.Application,
+        store: Store,
+        genesis: Genesis,
+        folder: Folder,
+        binary: Binary,
+        *,
+        snapshots: Snapshots | None = None,
+        lock_path: Path | None = None,
+        index: Index = no_index,
+    ) -> None:
+        """`folder` is written already (configuration.py). Raises AlreadyRunning, StateMismatch, BadConfiguration."""
+        self._lock = None if lock_path is None else Lock(lock_path)
+        try:
+            configured = read_config(folder)
+            self._driver = Driver(application, store, genesis, snapshots=snapshots, on_commit=self._committed)
+        except BaseException:
+            self._release()
+            raise
+        self._store = store
+        self._genesis = genesis
+        self._index = index
+        self._offers = configured.mempool_type == "flood"
+        options = ["--proxy_app", f"unix://{folder.abci_socket}", "--abci", "socket"]
+        if self._offers:
+            options += [
+                "--consensus.create_empty_blocks=false",
+                f"--consensus.create_empty_blocks_interval={genesis.heartbeat_ms}ms",
+            ]
+        self.process = CometProcess(binary, folder, options)
+        self.rpc = CometRpc(f"unix://{folder.rpc_socket}")
+        self._server = AbciServer(
+            folder.abci_socket, self._driver.answer, on_fault=self._fault, on_connections=self._connections
+        )
+        self._heights = HeightWaiters()
+        self._listeners: list[OnBlock] = []
+        self._tasks: list[asyncio.Task[None]] = []
+        self._new_block = asyncio.Event()
+        self._new_offer = asyncio.Event()
+        self._to_offer: dict[bytes, None] = {}
+        self._flushing: asyncio.Task[None] | None = None
+        self._unacknowledged: dict[bytes, None] = {}
+        self._checkpoint: asyncio.Task[None] | None = None
+        self._stopped: asyncio.Future[None] | None = None
+        self._stopping = False
+        self._last_block_at = 0.0
+
+    # --- Life -------------------------------------------------------------------------------------------------------
+
+    async def start(self) -> None:
+        """Begin to serve and to publish; returns when there is a block: at once for a chain that has some."""
+        loop = asyncio.get_running_loop()
+        self._stopped = loop.create_future()
+        self._last_block_at = loop.time()
+        await self._server.start()
+        for work in (self.process.keep(), self._publish(), self._offer(), self._offer_again()):
+            task = loop.create_task(work)
+            task.add_done_callback(self._ended)
+            self._tasks.append(task)
+        self._new_block.set()
+        self._connections(0)
+        if not self._has_block:
+            await self.wait_height(self.height + 1)
+
+    @property
+    def _has_block(self) -> bool:
+        position = self._driver.blocks.position
+        return position.height >= position.base
+
+    async def stop(self) -> None:
+        """CometBFT first, so that it is never without its application; then the rest."""
+        self._stopping = True
+        await self.process.stop()
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._server.stop()
+        await self.rpc.close()
+        if self._checkpoint is not None:
+            await asyncio.wait([self._checkpoint])
+        self._finish(None)
+        self._release()
+
+    async def stopped(self) -> None:
+        """Returns when the engine was stopped; raises the error that stopped it."""
+        if self._stopped is None:
+            raise EngineStopped("the engine was never started")
+        await asyncio.shield(self._stopped)
+
+    def _ended(self, task: "asyncio.Task[None]") -> None:
+        if not task.cancelled() and (error := task.exception()) is not None:
+            self._finish(error)
+
+    def _fault(self, error: Exception) -> None:
+        """Rule 4."""
+        self._finish(error)
+
+    def _finish(self, error: BaseException | None) -> None:
+        if self._stopped is not None and not self._stopped.done():
+            if error is None:
+                self._stopped.set_result(None)
+            else:
+                self._stopped.set_exception(error)
+                self._stopped.exception()  # seen: who calls `stopped` gets it, nobody else must
+        self._heights.fail("" if error is None else type(error).__name__)
+
+    def _release(self) -> None:
+        if self._lock is not None:
+            self._lock.release()
+
+    def _connections(self, count: int) -> None:
+        self.process.connections(count)
+        if count:
+            self._to_offer = dict.fromkeys([digest for digest, _ in self._driver.pool])
+            self._new_offer.set()
+
+    def _check_running(self) -> None:
+        if self._stopped is None or self._stopping or self._stopped.done():
+            raise EngineStopped("the engine does not run")
+
+    # --- Asking -----------------------------------------------------------------------------------------------------
+
+    @property
+    def height(self) -> int:
+        """The last published block's height; 0 before the first."""
+        return self._driver.blocks.position.height
+
+    @property
+    def base(self) -> int:
+        return self._driver.blocks.position.base
+
+    @property
+    def waiting(self) -> int:
+        return len(self._driver.pool)
+
+    @property
+    def silent_s(self) -> float:
+        """Seconds since the last block was committed here (or since the start)."""
+        return asyncio.get_running_loop().time() - self._last_block_at
+
+    def block(self, height: int) -> Decided:
+        """Raises NoSuchBlock."""
+        return self._driver.blocks.load(height)
+
+    def signed_header(self, height: int) -> SignedHeader:
+        """Raises NoSuchBlock."""
+        return self.block(height).signed_block.signed_header
+
+    def signed_block(self, height: int) -> SignedBlock:
+        """Raises NoSuchBlock."""
+        return self.block(height).signed_block
+
+    def validators(self, height: int) -> Sequence[Validator]:
+        """Raises NoSuchBlock."""
+        return self.block(height).validators
+
+    def results(self, height: int) -> Sequence[abci.ExecTxResult]:
+        """Raises NoSuchBlock."""
+        return self.block(height).results
+
+    async def wait_height(self, height: int) -> None:
+        """Returns when block `height` is published. Raises EngineStopped."""
+        if self.height >= height:
+            return
+        self._check_running()
+        await self._heights.wait(height)
+
+    def on_block(self, listener: OnBlock) -> None:
+        """Call `listener` with each block once it is published, in order. It must not raise."""
+        self._listeners.append(listener)
+
+    # --- Submitting -------------------------------------------------------------------------------------------------
+
+    async def submit(self, tx: bytes) -> abci.CheckTxResponse:
+        """Rule 3. Raises PoolFull, TransactionTooLarge, EngineStopped."""
+        self._check_running()
+        digest, response = self._driver.accept(tx)
+        if response.code != abci.CODE_OK:
+            return response
+        self._unacknowledged[digest] = None
+        self._to_offer[digest] = None
+        self._new_offer.set()
+        if self._flushing is None or self._flushing.done():
+            self._flushing = asyncio.get_running_loop().create_task(self._flush())
+        await asyncio.shield(self._flushing)
+        return response
+
+    async def _flush(self) -> None:
+        """Everyone who handed something in during this turn of the loop shares one write."""
+        await asyncio.sleep(0)
+        digests, self._unacknowledged = self._unacknowledged, {}
+        self._flushing = None
+        try:
+            self._driver.store_waiting(digests)
+        except Exception as error:
+            self._fault(error)
+            raise
+
+    async def _offer(self) -> None:
+        """Hand what waits to CometBFT, which gossips it and wakes the chain."""
+        retry_s = _RETRY_S
+        while True:
+            await self._new_offer.wait()
+            self._new_offer.clear()
+            while self._offers and self._to_offer:
+                digests = list(self._to_offer)[:OFFER_AT_ONCE]
+                waiting = [(digest, tx) for digest in digests if (tx := self._driver.pool.get(digest)) is not None]
+                try:
+                    answers = await self.rpc.broadcast([tx for _, tx in waiting]) if waiting else []
+                except RpcFailed:
+                    await asyncio.sleep(retry_s)
+                    retry_s = min(2 * retry_s, _LONGEST_RETRY_S)
+                    continue
+                retry_s = _RETRY_S
+                for digest in digests:
+                    self._to_offer.pop(digest, None)
+                refused = [answer for answer in answers if isinstance(answer, CallRefused)]
+                if refused:
+                    log.debug("%d transactions are not taken now: %s", len(refused), refused[0].fields)
+
+    async def _offer_again(self) -> None:
+        """What still waits after a while may have been lost on the way."""
+        while True:
+            await asyncio.sleep(OFFER_AGAIN_S)
+            if len(self._driver.pool):
+                self._to_offer |= dict.fromkeys([digest for digest, _ in self._driver.pool])
+                self._new_offer.set()
+                self._driver.reap_again()
+
+    # --- Blocks -----------------------------------------------------------------------------------------------------
+
+    def _committed(self, _height: int) -> None:
+        self._last_block_at = asyncio.get_running_loop().time()
+        self._new_block.set()
+
+    async def _publish(self) -> None:
+        """Rule 2, for every block that the application committed."""
+        retry_s = _RETRY_S
+        while True:
+            await self._new_block.wait()
+            self._new_block.clear()
+            while self.height < self._store.committed.height:
+                first = self.height + 1
+                heights = range(first, min(first + PUBLISH_AT_ONCE, self._store.committed.height + 1))
+                try:
+                    blocks = await self._fetch(heights)
+                except RpcFailed:
+                    await asyncio.sleep(retry_s)
+                    retry_s = min(2 * retry_s, _LONGEST_RETRY_S)
+                    continue
+                retry_s = _RETRY_S
+                self._append(blocks)
+
+    async def _fetch(self, heights: Sequence[int]) -> list[Decided]:
+        blocks: list[Decided] = []
+        sets: dict[bytes, tuple[Validator, ...]] = {}
+        for height, (header, commit) in zip(heights, await self.rpc.signed_headers(heights), strict=True):
+            known = sets.get(header.validators_hash) or self._driver.blocks.validators(header.validators_hash)
+            validators = known or await self.rpc.validators(height)
+            sets[header.validators_hash] = validators
+            blocks.append(self._decided(header, commit, validators, height))
+        return blocks
+
+    def _decided(self, header: Header, commit: Commit, validators: tuple[Validator, ...], height: int) -> Decided:
+        """Raises StateMismatch when CometBFT and the application speak of different blocks."""
+        executed = self._driver.blocks.executed(height)
+        fits = (
+            header.height == commit.height == height
+            and header.hash == commit.block_id.hash == executed.hash
+            and validators_hash(validators) == header.validators_hash
+        )
+        if not fits:
+            raise StateMismatch("CometBFT's block is not the one that was executed", height=height)
+        return Decided(header, commit, executed.txs, executed.results, executed.app_hash, validators)
+
+    def _append(self, blocks: Sequence[Decided]) -> None:
+        retain = self._genesis.retain_blocks
+        last = blocks[-1].height
+        with self._store.transaction():
+            self._driver.blocks.append_executed(blocks, retain_height=max(0, last - retain) if retain else 0)
+            self._store.put_records([record for block in blocks for record in self._index(block)])
+        self._heights.reached(last)
+        for listener in self._listeners:
+            for block in blocks:
+                listener(block)
+        self._write_back()
+
+    def _write_back(self) -> None:
+        """Keep the log short without making a block wait for it."""
+        store = self._store
+        if not isinstance(store, SqliteStore) or not store.checkpoint_due:
+            return
+        if self._checkpoint is None or self._checkpoint.done():
+            self._checkpoint = asyncio.get_running_loop().create_task(asyncio.to_thread(store.checkpoint))
+            self._checkpoint.add_done_callback(self._ended)
+
+    async def status(self) -> dict[str, Any]:
+        """What CometBFT says of itself, and we of it; empty where it does not answer."""
+        with contextlib.suppress(RpcFailed):
+            return await self.rpc.status()
+        return {}
