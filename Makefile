@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.ready
 COMETBFT_VERSION := v0.40.0
 
-.PHONY: setup run test check bench soak lock clean cometbft
+.PHONY: setup run test check bench soak web lock clean cometbft
 
 setup: $(STAMP)
 
@@ -33,6 +33,10 @@ check: setup
 
 bench: setup
 	$(BIN)/python -m benchmarks
+
+# The verifier for browsers, and the copy of it that the gateway's page loads.
+web:
+	cd web/verify && npm ci --ignore-scripts && npm run check && npm run build
 
 soak: setup
 	$(BIN)/python -m tests.soak

@@ -2,6 +2,7 @@
 
 The script gets the secret from the URL's fragment, which browsers do not send, and gives it in a header to the gateway that
 holds the receipt: `no-referrer` and `connect-src 'self'` keep it from anyone else.
+`avow-verify.js` is made from web/verify (`make web`); a test holds it equal to what the sources make.
 """
 
 from dataclasses import dataclass
@@ -39,5 +40,6 @@ RECEIPT_PAGE = _load("receipt.html", "text/html; charset=utf-8")
 ASSETS = {
     "receipt.css": _load("receipt.css", "text/css; charset=utf-8"),
     "receipt.js": _load("receipt.js", "text/javascript; charset=utf-8"),
+    "avow-verify.js": _load("avow-verify.js", "text/javascript; charset=utf-8"),
     "mark.svg": _load("mark.svg", "image/svg+xml"),
 }

@@ -1,6 +1,7 @@
-/* The receipt page. It asks its own gateway for the receipt and for the gateway's report, and shows both as text.
+/* The receipt page. It asks its own gateway for the receipt and for the network's trust policy, verifies the receipt in the
+   browser, and shows all of it as text.
    The secret is read from the fragment of the address, which browsers do not send, and goes into one request header. */
-"use strict";
+import { parseReceipt, parseTrust, verify } from "/pages/avow-verify.js";
 
 const ID = location.pathname.split("/")[2];
 const SECRET = location.hash.slice(1);
@@ -139,7 +140,7 @@ function showWords(receipt) {
 }
 
 function showReport(report) {
-  const [title, text] = TITLES[report.verdict] || [report.verdict, ""];
+  const [title, text] = TITLES[report.verdict];
   find("verdict").dataset.outcome = report.verdict;
   find("verdict-title").textContent = title;
   find("verdict-text").textContent = text;
@@ -153,10 +154,8 @@ function showReport(report) {
     return line;
   }));
   show("checks-section");
-  if (report.not_proven && report.not_proven.length) {
-    find("not-proven").replaceChildren(...report.not_proven.map((limit) => element("li", "", limit)));
-    show("not-proven-section");
-  }
+  find("not-proven").replaceChildren(...report.notProven.map((limit) => element("li", "", limit)));
+  show("not-proven-section");
 }
 
 function showFacts(receipt) {
@@ -232,13 +231,15 @@ async function load(query) {
     json = await ask(path + query, "application/json", false);
   }
   const receipt = JSON.parse(new TextDecoder().decode(json));
-  const [cbor, redacted, report] = await Promise.all([
+  const [cbor, redacted, trust] = await Promise.all([
     ask(path, "application/cbor", opened),
     opened ? ask(path, "application/json", false) : json,
-    ask(`${path}/report`, "application/json", opened),
+    ask("/trust", "application/json", false),
   ]);
+  const policy = parseTrust(new TextDecoder().decode(trust));
+  const report = await verify(await parseReceipt(json), policy, { nowMs: Date.now() });
   showWords(receipt);
-  showReport(JSON.parse(new TextDecoder().decode(report)));
+  showReport(report);
   showFacts(receipt);
   showYourself(json, cbor, redacted, Boolean(receipt.opening && receipt.opening.request));
   return Boolean(receipt.settlement);
