@@ -9,6 +9,7 @@ import os
 import statistics
 import tempfile
 import time
+from functools import partial
 from pathlib import Path
 
 from cryptography.hazmat.primitives import hashes
@@ -30,7 +31,9 @@ BODY = b'{"model":"stub","messages":[{"role":"user","content":"What is the capit
 ROUNDS = 5
 CALLS = 400
 STREAMS = 30
-LONG = 1_000
+SHORT, LONG = 100, 1_100
+"""Chunks of a stream. What one chunk costs is the difference between the two, as in stream.py; what a stream costs once is a
+figure of its own."""
 SETTLED_CALLS = 200
 
 
@@ -108,22 +111,38 @@ def stub_chunk_us() -> float:
     return statistics.median(found)
 
 
-async def streams(state, bench):
-    """`LONG` chunks in a burst: what each costs over all processes, beyond the engine's own."""
+async def stream_cpu(state, method) -> dict[str, float]:
+    """CPU microseconds per stream by process."""
+    request = load.request(state["url"], BODY % b',"stream":true', {"avow-method": method})
+    await measured(state, request, count=STREAMS)
+    rounds = [(await measured(state, request, count=STREAMS))[1] for _ in range(ROUNDS)]
+    return {name: statistics.median([by[name] for by in rounds]) for name in rounds[0]}
+
+
+async def streams(folder: Path, bench) -> None:
+    """Chunks in a burst: what each costs over all processes, beyond the engine's own."""
     own = stub_chunk_us()
     bench.add("stream: the engine's own CPU per chunk", own, "us")
+    found: dict[tuple[int, str], dict[str, float]] = {}
+
+    async def both(state, chunks: int) -> None:
+        for method in ("tee", "vanilla"):
+            found[chunks, method] = await stream_cpu(state, method)
+
+    for chunks in (SHORT, LONG):
+        await network_with(folder, chunks, partial(both, chunks=chunks))
     for method in ("tee", "vanilla"):
-        request = load.request(state["url"], BODY % b',"stream":true', {"avow-method": method})
-        await measured(state, request, count=STREAMS)
-        rounds = [(await measured(state, request, count=STREAMS))[1] for _ in range(ROUNDS)]
-        cpu = {name: statistics.median([by[name] for by in rounds]) / LONG for name in rounds[0]}
-        everything = cpu["gateway"] + cpu["node"] + cpu["enclave"] - own
+        short, long = found[SHORT, method], found[LONG, method]
+        cpu = {name: (long[name] - short[name]) / (LONG - SHORT) for name in ("gateway", "node", "enclave")}
+        everything = sum(cpu.values()) - own
         here = own if method == "vanilla" else 0.0  # where the engine runs in the node
         beside = cpu["gateway"] + cpu["node"] - here
         bench.add(f"stream, {method}: CPU per chunk, gateway + node", beside, "us", bar=5.0)
         bench.add(
             f"stream, {method}: CPU per chunk of all", everything, "us", peer="the engine", ratio=everything / own
         )
+        once = short["gateway"] + short["node"] + short["enclave"]
+        bench.add(f"stream, {method}: a stream of {SHORT} chunks", once, "us")
 
 
 async def settlement(state, bench):
@@ -156,7 +175,7 @@ async def measure(bench: Benchmark) -> None:
             lambda state: whole_answers(state, bench, floor_s, floor_us),
             lambda state: settlement(state, bench),
         )
-        await network_with(home, LONG, lambda state: streams(state, bench))
+        await streams(home, bench)
 
 
 def run() -> Benchmark:

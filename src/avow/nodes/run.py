@@ -357,8 +357,8 @@ class Run:
         self._head = head = stream_next(self._head, data)
         self._made += 1
         self._assembly.add(chunk)
-        mac = None if self._mac is None else self._mac.tag(head)
-        self._ready.append((data, mac, head))
+        mac = self._mac
+        self._ready.append((data, None if mac is None else mac.tag(head), head))
         if not self._scheduled:
             self._scheduled = True
             self._loop.call_soon_threadsafe(self._flush)

@@ -128,6 +128,8 @@ class Assembly:
 
     def add(self, chunk: object) -> None:
         """The next chunk, decoded. Raises MalformedChunk."""
+        if self._add_text(chunk):
+            return
         if not isinstance(chunk, dict):
             raise MalformedChunk("a chunk is not an object")
         if not self._first:
@@ -143,6 +145,25 @@ class Assembly:
             if choice is None:
                 choice = self._choices[index] = _Choice(index)
             choice.add(delta)
+
+    def _add_text(self, chunk: object) -> bool:
+        """Whether the chunk was a piece of text for one choice that has begun, and nothing else, as nearly all are."""
+        if type(chunk) is not dict or chunk.get("usage"):
+            return False
+        choices = chunk.get("choices")
+        if type(choices) is not list or len(choices) != 1 or type(choices[0]) is not dict:
+            return False
+        choice = choices[0]
+        index, delta = choice.get("index"), choice.get("delta")
+        if type(index) is not int or type(delta) is not dict or len(delta) != 1:
+            return False
+        if choice.get("finish_reason") is not None or choice.get("logprobs") is not None:
+            return False
+        known, piece = self._choices.get(index), delta.get("content")
+        if known is None or known.content is None or type(piece) is not str:
+            return False
+        known.content.append(piece)
+        return True
 
     def answer(self) -> dict[str, Any]:
         """Members, in order: id, object, created, model, choices by index (index, message, logprobs, finish_reason), usage,
@@ -199,10 +220,6 @@ class _Choice:
             self.logprobs = grown
         delta = choice.get("delta")
         if not isinstance(delta, dict):
-            return
-        piece = delta.get("content")
-        if len(delta) == 1 and isinstance(piece, str) and self.content is not None:
-            self.content.append(piece)  # what nearly every chunk is
             return
         self.role = delta.get("role") or self.role
         self.content = _extend(self.content, delta.get("content"))
