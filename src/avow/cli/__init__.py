@@ -22,6 +22,7 @@ _COMMANDS: dict[str, tuple[str, str]] = {
     "status": ("avow.cli.status", "What runs, and how it is."),
     "demo": ("avow.cli.demo", "Ask, stream and classify by each method; check and settle all of it."),
     "up": ("avow.cli.network", "Start a network on this machine."),
+    "net": ("avow.cli.net", "Networks of several validators: make, run, disturb one."),
     "chain": ("avow.cli.network", "Run a full node alone."),
     "enclave": ("avow.cli.network", "Run an enclave alone."),
     "node": ("avow.cli.network", "Run an inference node alone."),
