@@ -24,3 +24,10 @@ class NotOpened(AvowError):
 
     code = "not_opened"
     http_status = 400
+
+
+class Undefined(AvowError):
+    """An operator has no value on these inputs: one of them, or the program, is not within its bounds."""
+
+    code = "undefined"
+    http_status = 400

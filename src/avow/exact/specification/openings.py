@@ -1,0 +1,82 @@
+"""How large the proof of one wrong element can be.
+
+Rules:
+1. An element reads at most what its kind's `reads` says. A run of values lies in a bounded number of chunks of 1,024 bytes.
+2. An opened chunk costs itself, its salt and the hashes beside it in its tensor's tree; an opened tensor of the run costs its digest and
+   the hashes beside it in the trace's tree; an opened constant costs its record and the hashes beside it.
+3. An operator whose sum of these, its output's included, is larger than MAX_OPENING_BYTES is refused: a fault in it could not be
+   shown in one transaction.
+"""
+
+from avow.exact.hashing import CHUNK
+from avow.exact.program import CONSTANT, INPUT, Head, Operator, Source
+from avow.exact.specification.checking import Read
+from avow.exact.tensors import WIDTHS, size_of
+
+MAX_OPENING_BYTES = 60 * 1024
+"""Of a proof of 64 KiB: what is left are the head, the operator's record, the trace's header, the manifest and the statement."""
+ITEM_OVERHEAD = 24
+"""Salt, and the encoding's heads, around a chunk or a digest."""
+HASH = 34
+"""A hash with its encoding's head."""
+RECORD = 80
+"""A constant's record."""
+
+
+def opening_bytes(head: Head, operator: Operator, reads: list[Read]) -> int:
+    """An upper bound on the bytes of openings that one element of `operator` needs (rule 2)."""
+    own = Source(0, 0, operator.type, operator.shape, operator.low, operator.high)
+    total = _tensor(head, own, Read(0, 1, 1))
+    for read in reads:
+        total += _tensor(head, operator.inputs[read.number], read)
+    return total
+
+
+def chunks_read(head: Head, operator: Operator, reads: list[Read]) -> int:
+    """How many chunks the element opens, at most; the output's own is not counted."""
+    return sum(_chunks(operator.inputs[read.number], read, head.context) * read.leaves for read in reads)
+
+
+def _size(source: Source, context: int) -> int:
+    """The bytes of a tensor at the end of the context; a program input's is that of the whole run."""
+    steps = context if source.origin == INPUT else 1
+    return size_of(source.shape, context) * WIDTHS[source.type] * steps
+
+
+def _chunks(source: Source, read: Read, context: int) -> int:
+    """How many chunks the runs of one read lie in, in each of the leaves that they are spread over."""
+    width = WIDTHS[source.type]
+    length = read.length * width
+    if read.aligned and CHUNK % length == 0:
+        each = 1
+    elif read.aligned and length % CHUNK == 0:
+        each = length // CHUNK
+    else:
+        each = -(-(CHUNK - width + length) // CHUNK)
+    runs = -(-read.runs // read.leaves)
+    return min(runs * each, -(-_size(source, context) // CHUNK))
+
+
+def _depth(count: int) -> int:
+    """The height of a tree over `count` leaves."""
+    return (count - 1).bit_length()
+
+
+def _beside(opened: int, count: int) -> int:
+    """At most this many hashes lie beside `opened` of `count` leaves: the paths are apart only below where they could meet."""
+    if opened >= count:
+        return 0
+    return opened * (_depth(count) - (opened.bit_length() - 1))
+
+
+def _tensor(head: Head, source: Source, read: Read) -> int:
+    opened = _chunks(source, read, head.context)
+    every = -(-_size(source, head.context) // CHUNK)
+    chunk = min(CHUNK, _size(source, head.context))
+    within = read.leaves * (opened * (chunk + ITEM_OVERHEAD) + _beside(opened, every) * HASH)
+    if source.origin == CONSTANT:
+        return within + RECORD + _beside(1, head.constants) * HASH
+    if source.origin == INPUT:
+        return within
+    leaves = head.context * head.operators
+    return within + read.leaves * ITEM_OVERHEAD + (read.leaves + _beside(read.leaves, leaves)) * HASH
