@@ -5,7 +5,7 @@ Rules:
    state, and snapshots.
 2. The pool is ours: a transaction is taken into custody by `accept` (handed in here) or check_tx (a peer's), and leaves it in a
    block or when the application refuses it after one. CometBFT's own mempool holds copies: a recheck answers whether we still
-   have it, so nothing that waits here can keep making empty blocks there.
+   have it, so nothing that waits here can keep making empty blocks there. What we hand to that mempool are bundles.
 3. Proposals come from our pool, whatever CometBFT's mempool holds.
 4. Commit writes state, what the block did, and the pool's change in one SQLite transaction, durable before it is answered.
    Nothing else writes the state.
@@ -25,6 +25,8 @@ from avow.chain.genesis import Genesis
 from avow.chain.state import Store
 from avow.consensus.blockstore import BlockStore, Executed
 from avow.consensus.cometbft import messages
+from avow.consensus.cometbft.bundle import decode_bundle, is_bundle
+from avow.consensus.cometbft.errors import ProtocolFault
 from avow.consensus.cometbft.messages import Applied, Offered, Request, Response
 from avow.consensus.errors import ConsensusError, EngineStopped, PoolFull, StateMismatch, TransactionTooLarge
 from avow.consensus.pool import Pool, recheck, reopen
@@ -33,6 +35,7 @@ from avow.receipt.encoding import from_base64url
 
 CODE_NOT_WAITING = 1
 """check_tx's answer for a transaction that is no longer in our pool."""
+CODE_MALFORMED = 2
 MILLISECOND = 1_000_000
 _MAX_APP_STATE = 8 * 1024 * 1024
 
@@ -170,12 +173,20 @@ class Driver:
         return digest, response
 
     def _check_tx(self, request: abci.CheckTxRequest) -> abci.CheckTxResponse:
-        """Rule 2."""
-        if request.type is abci.CheckTxType.RECHECK:
-            waits = sha256(request.tx).digest() in self.pool
-            return abci.CheckTxResponse(abci.CODE_OK if waits else CODE_NOT_WAITING)
+        """Rule 2. A bundle is admitted, and stays, for as long as one of its transactions is and does."""
         try:
-            return self.accept(request.tx)[1]
+            txs = decode_bundle(request.tx) if is_bundle(request.tx) else [request.tx]
+        except ProtocolFault as fault:
+            return abci.CheckTxResponse(CODE_MALFORMED, log=fault.detail)
+        if request.type is abci.CheckTxType.RECHECK:
+            waits = any(sha256(tx).digest() in self.pool for tx in txs)
+            return abci.CheckTxResponse(abci.CODE_OK if waits else CODE_NOT_WAITING)
+        responses = [self._take(tx) for tx in txs]
+        return min(responses, key=lambda response: response.code)
+
+    def _take(self, tx: bytes) -> abci.CheckTxResponse:
+        try:
+            return self.accept(tx)[1]
         except (PoolFull, TransactionTooLarge) as error:
             return abci.CheckTxResponse(messages.CODE_RETRY, log=error.code)
 

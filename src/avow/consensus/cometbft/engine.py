@@ -25,6 +25,7 @@ from avow.chain.genesis import Genesis
 from avow.chain.state import SqliteStore, Store
 from avow.consensus.block import Decided
 from avow.consensus.cometbft.binary import Binary
+from avow.consensus.cometbft.bundle import encode_bundles
 from avow.consensus.cometbft.configuration import Folder, read_config
 from avow.consensus.cometbft.driver import Driver, Snapshots
 from avow.consensus.cometbft.errors import RpcFailed
@@ -47,7 +48,9 @@ from avow.receipt.headers import (
 log = logging.getLogger(__name__)
 
 PUBLISH_AT_ONCE = 64
-OFFER_AT_ONCE = 256
+OFFER_AT_ONCE = 4_096
+OFFER_SPACING_S = 0.04
+"""Bundles are so far apart: the first transaction goes at once, those that follow share the next bundle."""
 OFFER_AGAIN_S = 5.0
 _RETRY_S = 0.05
 _LONGEST_RETRY_S = 1.0
@@ -256,16 +259,16 @@ class CometBFTEngine:
             raise
 
     async def _offer(self) -> None:
-        """Hand what waits to CometBFT, which gossips it and wakes the chain."""
+        """Hand what waits to CometBFT in bundles, which it gossips, and which wake the chain."""
         retry_s = _RETRY_S
         while True:
             await self._new_offer.wait()
             self._new_offer.clear()
             while self._offers and self._to_offer:
                 digests = list(self._to_offer)[:OFFER_AT_ONCE]
-                waiting = [(digest, tx) for digest in digests if (tx := self._driver.pool.get(digest)) is not None]
+                waiting = [tx for digest in digests if (tx := self._driver.pool.get(digest)) is not None]
                 try:
-                    answers = await self.rpc.broadcast([tx for _, tx in waiting]) if waiting else []
+                    answers = await self.rpc.broadcast(list(encode_bundles(waiting))) if waiting else []
                 except RpcFailed:
                     await asyncio.sleep(retry_s)
                     retry_s = min(2 * retry_s, _LONGEST_RETRY_S)
@@ -275,14 +278,19 @@ class CometBFTEngine:
                     self._to_offer.pop(digest, None)
                 refused = [answer for answer in answers if isinstance(answer, CallRefused)]
                 if refused:
-                    log.debug("%d transactions are not taken now: %s", len(refused), refused[0].fields)
+                    log.debug("%d items are not taken now: %s", len(refused), refused[0].fields)
+                await asyncio.sleep(OFFER_SPACING_S)
 
     async def _offer_again(self) -> None:
-        """What still waits after a while may have been lost on the way."""
+        """What waited through a whole pause may have been lost on the way."""
+        before: set[bytes] = set()
         while True:
             await asyncio.sleep(OFFER_AGAIN_S)
-            if len(self._driver.pool):
-                self._to_offer |= dict.fromkeys([digest for digest, _ in self._driver.pool])
+            waiting = dict.fromkeys([digest for digest, _ in self._driver.pool])
+            late = [digest for digest in waiting if digest in before]
+            before = set(waiting)
+            if late:
+                self._to_offer |= dict.fromkeys(late)
                 self._new_offer.set()
                 self._driver.reap_again()
 

@@ -115,13 +115,14 @@ class Net:
 
     def _signal(self, place: ValidatorPlace, process: str, number: signal.Signals) -> list[int]:
         """Send a signal to a validator's processes; their ids."""
-        pids = [pid for name, pid in self._pids(place).items() if pid and process in (name, "both")]
+        pids = [pid for name, pid in self.pids(place).items() if pid and process in (name, "both")]
         for pid in pids:
             with suppress(ProcessLookupError):
                 os.kill(pid, number)
         return pids
 
-    def _pids(self, place: ValidatorPlace) -> dict[str, int | None]:
+    def pids(self, place: ValidatorPlace) -> dict[str, int | None]:
+        """Process ids of a validator's two processes, as far as they run."""
         running = self._running.get(place.index)
         cometbft: int | None = None
         with suppress(OSError, ValueError):
@@ -189,7 +190,7 @@ class Net:
 
     async def _one(self, place: ValidatorPlace) -> dict[str, Any]:
         running = self._running.get(place.index)
-        view: dict[str, Any] = {"name": place.name, "rpc": f"http://127.0.0.1:{place.rpc_port}", **self._pids(place)}
+        view: dict[str, Any] = {"name": place.name, "rpc": f"http://127.0.0.1:{place.rpc_port}", **self.pids(place)}
         view["restarts"] = running.child.restarts if running else 0
         view["state"] = "stopped" if running is None else ("failed" if running.failed else "starting")
         if running is None or running.failed:
