@@ -1,0 +1,146 @@
+"""What a fraud proof opens, tied to what was committed to, and read value by value.
+
+Rules:
+1. A chunk has the size, and a digest the length, that the program gives the tensor.
+2. The digests of operators' outputs are under the header's root at their slots; those of program inputs and outputs are the header's own;
+   constants are under the head's root, at their numbers.
+3. Only tensors are opened that the operator in question gives or reads; every chunk that is opened is read.
+
+Pure: no clock, no input or output, integers and bytes only.
+"""
+
+from collections.abc import Mapping, Sequence
+
+from avow.exact import hashing, openings
+from avow.exact.descent import end_digest
+from avow.exact.errors import NotOpened
+from avow.exact.fraud import FraudProof, NotCommitted, NotShown, Opened
+from avow.exact.hashing import INPUT_SLOT, OUTPUT_SLOT, SALT, Header
+from avow.exact.program import Head
+from avow.exact.sites import Layout, Site, input_layout, output_layout
+from avow.exact.tensors import WIDTHS, unpack
+from avow.receipt import merkle
+from avow.receipt.encoding import encode
+
+
+class _View:
+    """The opened chunks of one tensor: its values, and which chunks were read."""
+
+    __slots__ = ("_chunks", "_read", "_skip", "_type", "_width")
+
+    def __init__(self, kind: str, chunks: Mapping[int, bytes], skip: int) -> None:
+        """`skip`: bytes of salt before each chunk's values."""
+        self._type = kind
+        self._width = WIDTHS[kind]
+        self._chunks = chunks
+        self._skip = skip
+        self._read: set[int] = set()
+
+    @property
+    def used(self) -> bool:
+        """Whether every chunk was read."""
+        return len(self._read) == len(self._chunks)
+
+    def read(self, kind: str, start: int, count: int) -> Sequence[int]:
+        if kind != self._type:
+            raise NotOpened("one tensor is read as of two types")
+        per_chunk = hashing.CHUNK // self._width
+        number, offset = divmod(start, per_chunk)
+        if offset + count <= per_chunk:
+            return self._part(number, offset, count)
+        found: list[int] = []
+        while count:
+            taken = min(count, per_chunk - offset)
+            found.extend(self._part(number, offset, taken))
+            number, offset, count = number + 1, 0, count - taken
+        return found
+
+    def _part(self, number: int, offset: int, count: int) -> Sequence[int]:
+        data = self._chunks.get(number)
+        if data is None:
+            raise NotOpened("a value that is read is not opened")
+        self._read.add(number)
+        return unpack(self._type, memoryview(data)[self._skip :], offset, count)
+
+
+class Openings:
+    """All that a proof opens, verified against the header and the head: the reader of its element (sites.py)."""
+
+    def __init__(self, proof: FraudProof, header: Header, head: Head, site: Site | None) -> None:
+        """`site`: where the layouts of leaves and constants come from; None where only program inputs are opened."""
+        self._run: dict[int, _View] = {}
+        self._constants: dict[int, _View] = {}
+        leaves: dict[int, bytes] = {}
+        for tensor in proof.tensors:
+            layout = _layout(tensor.slot, header, head, site)
+            digest = _digest(tensor, layout, SALT)
+            if tensor.slot < header.leaves:
+                leaves[tensor.slot] = merkle.leaf_hash(digest)
+            elif digest != end_digest(header, tensor.slot):
+                raise NotCommitted("what is opened is not the program's input or output")
+            self._run[tensor.slot] = _View(layout.type, dict(tensor.chunks), SALT)
+        check_under(leaves, header.leaves, proof.leaves, header.root)
+        self._open_constants(proof, head, site)
+
+    def _open_constants(self, proof: FraudProof, head: Head, site: Site | None) -> None:
+        records: dict[int, bytes] = {}
+        for tensor in proof.constants:
+            source = site.constant(tensor.slot) if site is not None else None
+            if site is None or source is None:
+                raise NotShown("the operator does not read the constant that is opened")
+            digest = _digest(tensor, site.layout_of(source), 0)
+            records[tensor.slot] = merkle.leaf_hash(encode([source.type, list(source.shape), digest]))
+            self._constants[tensor.slot] = _View(source.type, dict(tensor.chunks), 0)
+        check_under(records, head.constants, proof.constant_hashes, head.constants_root)
+
+    def run(self, slot: int, layout: Layout, start: int, count: int) -> Sequence[int]:
+        return _view(self._run, slot).read(layout.type, start, count)
+
+    def constant(self, number: int, layout: Layout, start: int, count: int) -> Sequence[int]:
+        return _view(self._constants, number).read(layout.type, start, count)
+
+    def check_used(self) -> None:
+        """Nothing is opened that was not read."""
+        if not all(view.used for view in (*self._run.values(), *self._constants.values())):
+            raise NotShown("more is opened than the fault needs")
+
+
+def _view(views: Mapping[int, _View], key: int) -> _View:
+    view = views.get(key)
+    if view is None:
+        raise NotOpened("a tensor that is read is not opened")
+    return view
+
+
+def _layout(slot: int, header: Header, head: Head, site: Site | None) -> Layout:
+    """What the tensor in a slot has to be. Raises NotShown for a slot that has no business in the proof."""
+    if slot >= INPUT_SLOT and slot - INPUT_SLOT < len(head.inputs):
+        return input_layout(head, head.inputs[slot - INPUT_SLOT], header.steps, header.prompt)
+    if site is not None:
+        if OUTPUT_SLOT <= slot < INPUT_SLOT:
+            return output_layout(head, site.operator, header.steps, header.prompt)
+        layout = site.layout_at(slot)
+        if layout is not None and slot < header.leaves:
+            return layout
+    raise NotShown("a tensor is opened that the fault does not need")
+
+
+def _digest(tensor: Opened, layout: Layout, salt: int) -> bytes:
+    """The digest that opened chunks lead to. Raises NotCommitted for chunks that the tensor cannot have."""
+    length = layout.length
+    total = hashing.chunk_count(length)
+    hashes: dict[int, bytes] = {}
+    for number, data in tensor.chunks:
+        if number >= total or len(data) != salt + hashing.chunk_length(length, number):
+            raise NotCommitted("a chunk is not of the tensor's size")
+        hashes[number] = merkle.leaf_hash(data)
+    return hashing.tensor_digest(length, openings.root_of(total, hashes, tensor.hashes))
+
+
+def check_under(hashes: Mapping[int, bytes], total: int, proof: Sequence[bytes], root: bytes) -> None:
+    """The leaf hashes stand in a tree with this root; without any, the proof is empty."""
+    if not hashes:
+        if proof:
+            raise NotShown("hashes prove nothing")
+    elif openings.root_of(total, hashes, proof) != root:
+        raise NotCommitted("what is opened is not under the root")

@@ -1,0 +1,317 @@
+"""From one's own run to the proof of another's fault: the watcher's side of referee.py.
+
+Rules:
+1. One's own run has the claimed header's number of steps and parameters, and the inputs that the request gives; salts come from the same
+   seed. It goes on past end tokens, so that it can be laid beside any header that the program can have.
+2. What is claimed is compared in the order in which it was computed: header, inputs, leaves, outputs, ends. The first value that differs
+   is a fault by itself, since everything before it is as it should be: no rounds, and no doubt about who is wrong.
+3. A tensor that differs in salts alone is no fault, and is opened with the salts that it has.
+4. What a proof opens is what the referee's element reads: both run the same functions over the same sites (sites.py).
+5. Inputs that are not the request's cannot be shown to a referee, who does not know the request: `OtherInputs`. Nor can a run that says
+   a stop text ended it. Who was answered sees both (receipts compare them with the request).
+
+No clock; the network is the `Respondent`'s.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+from avow.errors import EncodingError, TooLarge, UnknownVersion, VerificationError
+from avow.exact import openings
+from avow.exact.claims import ClaimedRun, ClaimedTensor, Claims, Respondent
+from avow.exact.fraud import MAX_PROOF, FraudProof, Opened
+from avow.exact.hashing import ABSENT, CHUNK, INPUT_SLOT, OUTPUT_SLOT, SALT, Header, Salts, chunks, constant_chunk_hash
+from avow.exact.program import Program
+from avow.exact.referee import header_fault
+from avow.exact.sites import Layout, Site, SiteCells, origin_of_output, output_layout
+from avow.exact.specification import KINDS, Parameters, Step
+from avow.exact.tensors import WIDTHS, unpack, value_at
+from avow.receipt import merkle
+
+
+class OtherInputs(VerificationError):
+    """The trace begins with other inputs than one's own run."""
+
+    code = "other_inputs"
+
+
+class ProofTooLarge(VerificationError):
+    """A fault needs more openings than a proof may hold; no program that was loaded has such an operator."""
+
+    code = "proof_too_large"
+
+
+class OwnRun(Protocol):
+    """One's own run (rule 1)."""
+
+    @property
+    def leaves(self) -> Sequence[bytes]:
+        """The digests of all leaves, ABSENT where an operator does not run."""
+
+    def tensor(self, slot: int) -> bytes:
+        """The bytes of the tensor in a slot: an operator's output at a step, a program input, a program output."""
+
+
+@dataclass(frozen=True, slots=True)
+class Subject:
+    """What is watched: the program, its manifest's encoding, the trace in the statement."""
+
+    program: Program
+    manifest: bytes
+    trace: bytes
+
+
+def check_header(subject: Subject, respondent: Respondent) -> Header | FraudProof:
+    """The trace's header if the program can have it, else the proof that it cannot. Raises Withheld."""
+    encoded = Claims(subject.trace, respondent).header()
+    try:
+        header = Header.parse(encoded)
+    except (EncodingError, TooLarge, UnknownVersion):
+        return FraudProof("header", subject.manifest, encoded)
+    if header_fault(header, subject.program.head) is not None:
+        return FraudProof("header", subject.manifest, encoded, subject.program.head.encoded())
+    return header
+
+
+def find_fault(subject: Subject, header: Header, run: OwnRun, seed: bytes, respondent: Respondent) -> FraudProof | None:
+    """The proof of the first fault; None if there is none. `header` is `check_header`'s.
+
+    Raises Withheld for what has to be demanded, OtherInputs.
+    """
+    if len(run.leaves) != header.leaves:
+        raise ValueError("one's own run has as many steps as the header")
+    proof = _Search(subject, header, run, seed, respondent).fault()
+    if proof is not None and len(proof.encoded()) > MAX_PROOF:
+        raise ProofTooLarge("the proof is too large", size=len(proof.encoded()), limit=MAX_PROOF)
+    return proof
+
+
+class _Search:
+    """Rule 2, over one trace."""
+
+    def __init__(self, subject: Subject, header: Header, run: OwnRun, seed: bytes, respondent: Respondent) -> None:
+        self._program = subject.program
+        self._header = header
+        self._encoded = header.encoded()
+        self._manifest = subject.manifest
+        self._run = run
+        self._salts = Salts(seed)
+        claims = Claims(subject.trace, respondent)
+        self._claimed = ClaimedRun(claims, self._encoded, run.leaves, self._salts, run.tensor)
+
+    def fault(self) -> FraudProof | None:
+        return self._in_inputs() or self._in_leaves() or self._in_outputs() or self._in_ends()
+
+    # --- Where -----------------------------------------------------------------------------------------------------
+
+    def _in_inputs(self) -> FraudProof | None:
+        for slot in self._claimed.inputs():
+            if self._claimed.digest(slot) == self._claimed.own_end(slot):
+                continue
+            tensor = self._claimed.tensor(slot)
+            if tensor.tree is None:
+                return self._wrong_length(slot, None, tensor)
+            if tensor.difference() is not None:
+                return self._wrong_input(slot, tensor)
+        return None
+
+    def _in_leaves(self) -> FraudProof | None:
+        for slot in self._claimed.tree.differing():
+            site = self._site(slot)
+            digest = self._claimed.digest(slot)
+            if (digest == ABSENT) == site.runs:
+                return self._of_operator("presence", site, slot, digest=digest, leaves=self._claimed.tree.proof([slot]))
+            tensor = self._claimed.tensor(slot)
+            if tensor.tree is None:
+                return self._wrong_length(slot, site, tensor)
+            at = tensor.difference()
+            if at is not None:
+                return self._wrong_element(site, at // WIDTHS[site.operator.type])
+        return None
+
+    def _in_outputs(self) -> FraudProof | None:
+        head = self._program.head
+        for slot in self._claimed.outputs():
+            if self._claimed.digest(slot) == self._claimed.own_end(slot):
+                continue
+            number = head.outputs[slot - OUTPUT_SLOT]
+            operator = self._program.operators[number]
+            tensor = self._claimed.tensor(slot)
+            if tensor.tree is None:
+                return self._wrong_length(slot, self._site_of(number, 0), tensor)
+            at = tensor.difference()
+            if at is not None:
+                index = at // WIDTHS[operator.type]
+                step, flat = origin_of_output(head, operator, self._header.prompt, index)
+                site = self._site_of(number, step)
+                layout = output_layout(head, operator, self._header.steps, self._header.prompt)
+                return self._opening(
+                    "output",
+                    site,
+                    slot,
+                    index,
+                    {slot: {layout.chunk_of(index)}, site.slot: {site.layout.chunk_of(flat)}},
+                )
+        return None
+
+    def _in_ends(self) -> FraudProof | None:
+        head, header = self._program.head, self._header
+        if head.mode != "generate":
+            return None
+        for step in range(header.prompt - 1, header.steps):
+            site = self._site_of(head.token, step)
+            ends = value_at("int32", self._run.tensor(site.slot), 0) in head.end
+            last = step == header.steps - 1
+            if (ends and not last) or (last and ends != (header.finish == "end")):
+                return self._opening("end", site, site.slot, 0, {site.slot: {0}})
+        return None
+
+    # --- What ------------------------------------------------------------------------------------------------------
+
+    def _wrong_length(self, slot: int, site: Site | None, tensor: ClaimedTensor) -> FraudProof:
+        content = tensor.length, tensor.root
+        leaves = self._claimed.tree.proof([slot]) if slot < OUTPUT_SLOT else ()
+        if site is None:
+            return FraudProof(
+                "length",
+                self._manifest,
+                self._encoded,
+                self._program.head.encoded(),
+                slot,
+                content=content,
+                leaves=leaves,
+            )
+        return self._of_operator("length", site, slot, content=content, leaves=leaves)
+
+    def _wrong_input(self, slot: int, tensor: ClaimedTensor) -> FraudProof:
+        """A claimed input that differs: a fault if one of its values is outside of its interval."""
+        wanted = self._program.inputs[slot - INPUT_SLOT]
+        width = WIDTHS[wanted.type]
+        assert tensor.tree is not None
+        for number in tensor.tree.differing():
+            values = unpack(wanted.type, tensor.chunk(number)[SALT:])
+            for at, value in enumerate(values):
+                if not wanted.low <= value <= wanted.high:
+                    opened = Opened(slot, ((number, tensor.chunk(number)),), tensor.tree.proof([number]))
+                    return FraudProof(
+                        "input", self._manifest, self._encoded, self._program.head.encoded(), slot,
+                        index=number * CHUNK // width + at, tensors=(opened,),
+                    )  # fmt: skip
+        raise OtherInputs("the trace begins with other inputs", input=slot - INPUT_SLOT)
+
+    def _wrong_element(self, site: Site, index: int) -> FraudProof:
+        operator = site.operator
+        own = {site.slot: {site.layout.chunk_of(index)}}
+        claimed = self._value(site.slot, site.layout, index)
+        if not operator.low <= claimed <= operator.high:
+            return self._opening("element", site, site.slot, index, own)
+        kind = KINDS[operator.kind]
+        trail = _Trail(self)
+        cells = SiteCells(site, trail)
+        step = Step(site.step, site.prompt, Parameters(**self._header.parameters))
+        witness = None
+        if kind.refute is None:
+            kind.element(operator, cells, index, step)
+        else:
+            witness = value_at(operator.type, self._run.tensor(site.slot), index)
+            kind.refute(operator, cells, claimed, index, witness, step)
+        trail.run_chunks.setdefault(site.slot, set()).update(own[site.slot])
+        return self._opening("element", site, site.slot, index, trail.run_chunks, witness, trail.constant_chunks)
+
+    def _of_operator(
+        self,
+        kind: Literal["length", "presence"],
+        site: Site,
+        slot: int,
+        *,
+        digest: bytes = b"",
+        content: tuple[int, bytes] = (0, b""),
+        leaves: tuple[bytes, ...],
+    ) -> FraudProof:
+        record, path = self._program.operator_opening(site.number)
+        return FraudProof(
+            kind, self._manifest, self._encoded, self._program.head.encoded(), slot, record, tuple(path), digest=digest,
+            content=content, leaves=leaves,
+        )  # fmt: skip
+
+    def _opening(
+        self,
+        kind: Literal["element", "output", "end"],
+        site: Site,
+        slot: int,
+        index: int,
+        run_chunks: Mapping[int, set[int]],
+        witness: int | None = None,
+        constant_chunks: Mapping[int, set[int]] | None = None,
+    ) -> FraudProof:
+        """The proof that opens these chunks of the run's tensors and of constants."""
+        record, path = self._program.operator_opening(site.number)
+        constants = constant_chunks or {}
+        leaves = [opened for opened in sorted(run_chunks) if opened < OUTPUT_SLOT]
+        tree = openings.levels_over([merkle.leaf_hash(item.encoded()) for item in self._program.constants] or [b""])
+        return FraudProof(
+            kind, self._manifest, self._encoded, self._program.head.encoded(), slot, record, tuple(path), index, witness,
+            tensors=tuple(self._open(opened, sorted(run_chunks[opened])) for opened in sorted(run_chunks)),
+            leaves=self._claimed.tree.proof(leaves),
+            constants=tuple(self._open_constant(number, sorted(constants[number])) for number in sorted(constants)),
+            constant_hashes=tuple(openings.multiproof(tree, sorted(constants))) if constants else (),
+        )  # fmt: skip
+
+    def _open(self, slot: int, numbers: Sequence[int]) -> Opened:
+        tensor = self._claimed.tensor(slot)
+        assert tensor.tree is not None
+        return Opened(slot, tuple((number, tensor.chunk(number)) for number in numbers), tensor.tree.proof(numbers))
+
+    def _open_constant(self, number: int, numbers: Sequence[int]) -> Opened:
+        data = list(chunks(self._program.constants[number].data))
+        levels = openings.levels_over([constant_chunk_hash(chunk) for chunk in data])
+        return Opened(number, tuple((at, data[at]) for at in numbers), tuple(openings.multiproof(levels, numbers)))
+
+    # --- Values ----------------------------------------------------------------------------------------------------
+
+    def _value(self, slot: int, layout: Layout, index: int) -> int:
+        """A claimed value."""
+        return self.values(slot, layout, index, 1)[0]
+
+    def values(self, slot: int, layout: Layout, start: int, count: int) -> Sequence[int]:
+        """Claimed values; up to the first fault they are one's own."""
+        width = WIDTHS[layout.type]
+        first, last = layout.chunk_of(start), layout.chunk_of(start + count - 1)
+        tensor = self._claimed.tensor(slot)
+        data = b"".join(tensor.chunk(number)[SALT:] for number in range(first, last + 1))
+        return unpack(layout.type, data, start - first * CHUNK // width, count)
+
+    def constant_values(self, number: int, start: int, count: int) -> Sequence[int]:
+        return self._program.constants[number].values(start, count)
+
+    def _site(self, slot: int) -> Site:
+        step, number = divmod(slot, self._program.head.operators)
+        return self._site_of(number, step)
+
+    def _site_of(self, number: int, step: int) -> Site:
+        header = self._header
+        return Site(self._program.head, self._program.operators[number], number, step, header.steps, header.prompt)
+
+
+class _Trail:
+    """A reader (sites.py) that remembers which chunks it was asked for."""
+
+    def __init__(self, search: _Search) -> None:
+        self._search = search
+        self.run_chunks: dict[int, set[int]] = {}
+        self.constant_chunks: dict[int, set[int]] = {}
+
+    def run(self, slot: int, layout: Layout, start: int, count: int) -> Sequence[int]:
+        if not count:
+            return ()
+        touched = range(layout.chunk_of(start), layout.chunk_of(start + count - 1) + 1)
+        self.run_chunks.setdefault(slot, set()).update(touched)
+        return self._search.values(slot, layout, start, count)
+
+    def constant(self, number: int, layout: Layout, start: int, count: int) -> Sequence[int]:
+        if not count:
+            return ()
+        touched = range(layout.chunk_of(start), layout.chunk_of(start + count - 1) + 1)
+        self.constant_chunks.setdefault(number, set()).update(touched)
+        return self._search.constant_values(number, start, count)
