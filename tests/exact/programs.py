@@ -130,7 +130,8 @@ def _linear(b: Builder):
     if x.magnitude * 128 * x.shape[-1] >= 1 << 29:
         x = b.small(x, 8)
     inputs, low, high, attributes = _channels(b, channels, x.shape[-1], x)
-    b.emit("linear", [x, w, *inputs], (*x.shape[:-1], channels), low, high, **attributes)
+    shape = (*x.shape[:-1], channels) if b.random.random() < 0.7 else (channels, *x.shape[:-1])
+    b.emit("linear", [x, w, *inputs], shape, low, high, **attributes)
 
 
 def _matmul(b: Builder):

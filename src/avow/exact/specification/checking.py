@@ -14,7 +14,7 @@ from typing import Protocol
 from avow.exact.errors import BadProgram
 from avow.exact.program import CACHE, CONSTANT, INPUT, PREVIOUS, Constant, Head, Interval, Operator, Program, Source
 from avow.exact.specification.arithmetic import ACCUMULATOR, MAX_MULTIPLIER, MAX_SHIFT
-from avow.exact.tensors import WIDTHS, shape_at
+from avow.exact.tensors import WIDTHS, shape_at, size_of
 
 MULTIPLIER = (1, MAX_MULTIPLIER)
 SHIFT = (1, MAX_SHIFT)
@@ -103,6 +103,10 @@ class Form:
     def shape(self, expected: Sequence[int]) -> None:
         """The output has this shape."""
         self.require(self.operator.shape == tuple(expected), f"the output's shape is not {list(expected)}")
+
+    def values(self, expected: int) -> None:
+        """The output has this many elements, in any shape of static size."""
+        self.require(size_of(self.operator.shape) == expected, f"the output has not {expected} elements")
 
     def longest(self, shape: Sequence[int]) -> tuple[int, ...]:
         """The shape at the last position of the context."""

@@ -42,7 +42,7 @@ def form_input(form: Form) -> None:
 
 
 # --- gather --------------------------------------------------------------------------------------------------------
-# w [V, N], ids [...], (m, s) [V]? → [..., N]
+# w [V, N], R ids, (m, s) [V]? → any shape of R · N values
 
 
 def gather(operator: Operator, cells: Cells, index: int, step: Step) -> int:
@@ -65,7 +65,8 @@ def form_gather(form: Form) -> None:
     form.require(ids.low >= 0 and ids.high < w.shape[0], "an id may be of no row")
     if rescale:
         form.rescaling(2, w.shape[0], one=False)
-    form.shape((*ids.shape, w.shape[1]))
+    form.static()
+    form.values(size_of(ids.shape) * w.shape[1])
 
 
 def bound_gather(case: Case) -> int:
@@ -161,7 +162,7 @@ def form_reshape(form: Form) -> None:
     (x,) = form.inputs(1)
     form.static()
     form.attributes()
-    form.require(size_of(form.operator.shape) == size_of(x.shape), "the output has another number of elements")
+    form.values(size_of(x.shape))
 
 
 # --- pad -----------------------------------------------------------------------------------------------------------

@@ -7,6 +7,7 @@ from avow.exact.specification.arithmetic import clamp, join, requantise, split
 from avow.exact.specification.cells import Cells, Step
 from avow.exact.specification.checking import FLAG, MULTIPLIER, SHIFT, Case, Form, Read
 from avow.exact.specification.kind import Kind
+from avow.exact.tensors import size_of
 
 EXTENT = (1, 1 << 16)
 """Of a window's stride, dilation and size."""
@@ -60,7 +61,7 @@ def _reads_channels(operator: Operator) -> list[Read]:
 
 
 # --- linear --------------------------------------------------------------------------------------------------------
-# x [..., K], w [N, K], bias [N]?, (m, s) [N] or [1]? → [..., N]
+# x of R · K values, w [N, K], bias [N]?, (m, s) [N] or [1]? → any shape of R · N values
 
 
 def linear(operator: Operator, cells: Cells, index: int, step: Step) -> int:
@@ -76,9 +77,10 @@ def form_linear(form: Form) -> None:
     form.attributes(bias=FLAG, rescale=FLAG)
     form.require(len(form.operator.inputs) >= 2, "the number of inputs is wrong")
     x, w = form.operator.inputs[:2]
-    form.require(len(w.shape) == 2 and w.shape[1] == x.shape[-1], "the weights do not fit the input")
+    form.static()
+    form.require(len(w.shape) == 2 and size_of(x.shape) % w.shape[1] == 0, "the weights do not fit the input")
     _form_channels(form, w.shape[0])
-    form.shape((*x.shape[:-1], w.shape[0]))
+    form.values(size_of(x.shape) // w.shape[1] * w.shape[0])
 
 
 def bound_linear(case: Case) -> int:
