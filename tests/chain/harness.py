@@ -9,6 +9,7 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
@@ -27,6 +28,7 @@ from avow.chain.state import MemoryStore, Store
 from avow.chain.transaction import address_of_private_key, sign_transaction
 from avow.methods.registration import registration_digest
 from avow.methods.tee.attesters import DevelopmentAttester
+from avow.receipt.audience import Audience
 from avow.receipt.encoding import decode, encode, encode_trusted, tagged_hash
 from avow.receipt.statement import (
     Columns,
@@ -60,7 +62,7 @@ def account(name: str) -> bytes:
     return address_of_private_key(secret(name))
 
 
-NAMES = ("governance", "operator", "other operator", "payer", "second payer", "stranger")
+NAMES = ("governance", "operator", "other operator", "payer", "second payer", "stranger", "watcher", "second watcher")
 
 
 def point(private: ec.EllipticCurvePrivateKey) -> bytes:
@@ -125,9 +127,15 @@ class NodeKey:
         authorised: bool = False,
         chain_id: str | None = None,
         key: bytes | None = None,
+        trace: bytes = bytes(32),
+        terms: int = 0,
+        audience: Audience | None = None,
     ) -> Statement:
         """The next statement."""
         ended = self.now_ms if ended_ms is None else ended_ms
+        optimistic = self.method is Method.OPTIMISTIC
+        if optimistic and audience is None:
+            audience = Audience()
         private = encode_trusted(
             Private(
                 chain_id=chain_id or self.chain_id,
@@ -145,11 +153,11 @@ class NodeKey:
                 usage=(),
                 stream=None,
                 complete=True,
+                audience=audience,
             ).to_value()
         )
-        columns = Columns(
-            self.next, program or self.program, account(payer), self.method, units, amount, price_version, ended
-        )
+        common = (self.next, program or self.program, account(payer), self.method, units, amount, price_version, ended)
+        columns = Columns(*common, trace, terms) if optimistic else Columns(*common)
         digest = statement_hash(columns.pack(), private_hash(private))
         head = next_head(self.head, digest)
         signature = cose(self.signing, statement_payload(self.chain_id, self.id, self.next, digest, head))
@@ -165,10 +173,11 @@ class Chain:
     measurements: tuple[AllowedMeasurement, ...] = ()
     roots: tuple[bytes, ...] = ()
     extra_accounts: tuple[tuple[bytes, int], ...] = ()
-    settings: dict[str, int] = field(default_factory=dict)
+    settings: dict[str, Any] = field(default_factory=dict)
     now_ms: int = START_MS
     height: int = 0
     hashes: list[bytes] = field(default_factory=list)
+    requests: list[abci.FinalizeBlockRequest] = field(default_factory=list)
     responses: list[abci.FinalizeBlockResponse] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -204,7 +213,8 @@ class Chain:
         request = (tuple(txs), block_hash, self.height, self.now_ms * 10**6, bytes(20))
         if proposed:
             assert self.application.process_proposal(abci.ProcessProposalRequest(*request)).accept
-        response = self.application.finalize_block(abci.FinalizeBlockRequest(*request))
+        self.requests.append(abci.FinalizeBlockRequest(*request))
+        response = self.application.finalize_block(self.requests[-1])
         self.application.commit()
         self.hashes.append(block_hash)
         self.responses.append(response)
@@ -227,9 +237,9 @@ class Chain:
         raw = self.raw(who, module, self.call_data(module, function, *arguments), value=value)
         return self.block(raw)[0]
 
-    def do(self, who: str, module: bytes, function: str, *arguments: object) -> list[object]:
+    def do(self, who: str, module: bytes, function: str, *arguments: object, value: int = 0) -> list[object]:
         """The same, which must succeed; its outputs."""
-        result = self.send(who, module, function, *arguments)
+        result = self.send(who, module, function, *arguments, value=value)
         assert result.code == Code.OK, (function, refused(result), result.log)
         item = decode(result.data)
         assert isinstance(item, dict) and item["to"] == module
@@ -264,7 +274,7 @@ class Chain:
         digest = registration_digest(
             self.genesis.chain_id, account(key.operator), point(key.signing), point(key.transport), block_hash
         )
-        if key.method is Method.VANILLA:
+        if key.method is not Method.TEE:
             return block_hash, cose(key.signing, digest)
         assert attester is not None
         return block_hash, attester.attest(point(key.signing), digest)

@@ -321,5 +321,5 @@ def test_a_known_answer():
     )
 
 
-KNOWN_CHAIN_ID = "avow-9572f4ddec71a442"
-KNOWN_APP_HASH = "8e218d1f02b94d4d5e427facca482dc546967fed6036dbb053633f80c2218e89"
+KNOWN_CHAIN_ID = "avow-febbc43b9b629238"
+KNOWN_APP_HASH = "24d5c7f9252cc45ae99e463b9988b8affff5f0caa4eedfb0fe05d3e115f5e41d"

@@ -44,6 +44,13 @@ def test_every_rule_is_in_the_name():
         {"attestation_roots": ()},
         {"measurements": ()},
     ]
+    rules = GENESIS.optimistic
+    changes += [
+        {"optimistic": replace(rules, **{field: getattr(rules, field) + 1})}
+        for field in type(rules).__dataclass_fields__
+        if field != "watchers"
+    ]
+    changes.append({"optimistic": replace(rules, watchers=(bytes(20),))})
     for change in changes:
         names.add(replace(GENESIS, **change).chain_id)
     assert len(names) == len(changes) + 1
@@ -72,6 +79,13 @@ def changed(**changes) -> bytes:
         changed(validators=[[b"\x03" * 31, 1]]),
         changed(measurements=[[bytes(32), None, 0]]),
         changed(attestation_roots=[b""]),
+        changed(optimistic=None),
+        changed(optimistic=GENESIS.optimistic.to_value() | {"window_ms": 0}),
+        changed(optimistic=GENESIS.optimistic.to_value() | {"audit_ppm": 1_000_001}),
+        changed(optimistic=GENESIS.optimistic.to_value() | {"bond_floor": bytes(15)}),
+        changed(optimistic=GENESIS.optimistic.to_value() | {"extra": 1}),
+        changed(optimistic=GENESIS.optimistic.to_value() | {"watchers": [bytes(19)]}),
+        changed(optimistic=GENESIS.optimistic.to_value() | {"watchers": [bytes(20), bytes(20)]}),
     ],
 )
 def test_what_is_no_genesis(data):

@@ -10,6 +10,29 @@ from avow.chain.solidity import parse_interface
 from avow.errors import EncodingError
 
 SELECTORS = {
+    "disputes": {
+        "answer(bytes32,bytes)": "47b0045b",
+        "appoint(address)": "37f1a470",
+        "batchOf(bytes32,uint64)": "6f74911f",
+        "bondOf(address)": "72d2b6c0",
+        "challengeOf(address,bytes32)": "be400df3",
+        "clock()": "91ddadf4",
+        "commit(bytes32,uint64,bytes32)": "d49f43e7",
+        "demand(bytes)": "cde75790",
+        "demandOf(bytes32)": "e1265409",
+        "deposit()": "d0e30db0",
+        "dismiss(address)": "e7bdd0bf",
+        "expire(bytes32)": "c6441798",
+        "finalise(bytes32,uint64)": "11e86a9a",
+        "isWatcher(address)": "84785ecd",
+        "lapse(address,bytes32)": "4ce12dca",
+        "parameters()": "89035730",
+        "prove(bytes,bytes32)": "886d36ff",
+        "requiredBond(uint128,uint8)": "361f7ddd",
+        "reward(bytes32)": "8d6f4b97",
+        "statementOf(bytes32)": "0aff3762",
+        "withdraw(uint256)": "2e1a7d4d",
+    },
     "bank": {
         "allow(address,uint256,uint64)": "674cbf30",
         "allowance(address,address)": "dd62ed3e",
@@ -31,6 +54,7 @@ SELECTORS = {
         "register(uint8,bytes,bytes,bytes32,bytes)": "58cb8297",
         "reportEquivocation(bytes32,bytes,bytes)": "55029511",
         "retire(bytes32)": "1f2b6f23",
+        "revocation(bytes32)": "b35d6315",
         "revoke(bytes32)": "b75c7dc6",
         "rotate(bytes32,uint8,bytes,bytes,bytes32,bytes)": "f5916d19",
         "setPrice(bytes32,uint8,uint256)": "cf6f221f",

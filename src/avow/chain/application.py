@@ -42,7 +42,7 @@ from avow.chain.errors import BadGenesis, Code, TransactionRefused
 from avow.chain.execution import CachedState, History, Machine, Outcome
 from avow.chain.genesis import Genesis
 from avow.chain.host import Block, Log, read_account, write_account
-from avow.chain.modules import beacon, measurements
+from avow.chain.modules import beacon, measurements, watchers, window
 from avow.chain.state import Candidate, Overlay, Store
 from avow.chain.transaction import Transaction, decode_transaction
 from avow.receipt.encoding import encode
@@ -112,6 +112,7 @@ class Application:
         for address, balance in self.genesis.accounts:
             write_account(state, address, 0, balance)
         measurements.write_genesis(state, self.genesis)
+        watchers.write_genesis(state, self.genesis)
         self._genesis_state = state
         return state
 
@@ -201,6 +202,8 @@ class Application:
         if first:
             (self._genesis_state or self._new_genesis_state()).apply_to(state)
         machine = self._machine(state, block)
+        if request.txs:
+            window.record(state, self.genesis, block)
         results = [self._result(machine, raw) for raw in request.txs]
         if results:
             root = last_results_hash([result.deterministic() for result in results])

@@ -26,13 +26,14 @@ from avow.chain.host import (
     revert_data,
     write_account,
 )
-from avow.chain.modules import bank, nodes, registry, settlement
+from avow.chain.modules import bank, nodes, optimistic, registry, settlement
 from avow.chain.state import Overlay, Store
 from avow.chain.transaction import Transaction
 from avow.receipt.encoding import encode_trusted
 
 MODULES: dict[bytes, Module] = {
-    module.address: module for module in (bank.MODULE, registry.MODULE, nodes.MODULE, settlement.MODULE)
+    module.address: module
+    for module in (bank.MODULE, registry.MODULE, nodes.MODULE, settlement.MODULE, optimistic.MODULE)
 }
 
 
@@ -175,8 +176,9 @@ class Machine:
         mark, leaves = self.state.checkpoint(), len(self.history.leaves)
         host: JournalHost | None = None
         try:
-            if module is None:
+            if value or module is None:
                 move(self.state, sender, to, value)
+            if module is None:
                 return Outcome(Code.OK)
             host = JournalHost(
                 genesis=self.genesis,

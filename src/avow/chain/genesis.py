@@ -5,7 +5,7 @@ Rules:
 2. The chain id is "avow-" and the first 16 hex digits of the digest; the EIP-155 id is the digest's first 52 bits. So two
    networks with different rules, money or keys cannot have the same name, and no signature counts on both.
 3. Everything that a full node's verdict depends on and that is not in a block stands here: gas price, heartbeat, windows,
-   attestation roots, the governance account.
+   attestation roots, the governance account, what optimistic statements put at stake.
 
 Pure: no clock, no randomness, no input or output.
 """
@@ -19,6 +19,7 @@ from avow.chain.errors import BadGenesis
 from avow.errors import InputError
 from avow.receipt import fields
 from avow.receipt.encoding import Value, decode, encode
+from avow.receipt.finality import OptimisticParameters
 from avow.receipt.requester import eip155_chain_id
 
 VERSION = 1
@@ -62,6 +63,7 @@ class Genesis:
     registration_window_ms: int = 10 * 60_000
     clock_slack_ms: int = 5_000
     retain_blocks: int = 0
+    optimistic: OptimisticParameters = OptimisticParameters()  # noqa: RUF009 - frozen
 
     @cached_property
     def chain_id(self) -> str:
@@ -87,6 +89,7 @@ class Genesis:
             "measurements": [
                 [item.measurement, item.program, item.from_ms, item.until_ms] for item in self.measurements
             ],
+            "optimistic": self.optimistic.to_value(),
             **{name: getattr(self, name) for name in _NUMBERS},
         }
 
@@ -109,6 +112,7 @@ class Genesis:
                 measurements=tuple(
                     _measurement(entry) for entry in fields.array(item["measurements"], "measurements", max_length=1024)
                 ),
+                optimistic=OptimisticParameters.from_value(item["optimistic"]),
                 **{name: fields.integer(item[name], name, maximum=1 << 53) for name in ("time_ms", *_NUMBERS)},
             )
             stated = fields.text(item["chain_id"], "chain_id", max_length=32)
@@ -140,6 +144,7 @@ _NAMES = (
     "validators",
     "attestation_roots",
     "measurements",
+    "optimistic",
     *_NUMBERS,
 )
 

@@ -2,18 +2,19 @@
 
 Rules:
 1. A key is registered once, by its operator, with proof that the key agreed: a registration digest (methods/registration.py) that
-   binds chain, operator, both keys and a recent block hash, attested for tee, signed for vanilla.
+   binds chain, operator, both keys and a recent block hash, attested for tee, signed by the key for the others.
 2. Every change of state is a step of KEY_LIFE; what is not in that table is refused.
 3. A tee key is active once its measurement is listed, until its attestation's certificates lapse; it may be attested again
    before or after that, with the same measurement. One attestation serves once.
 4. A draining or retired key settles what it signed, for the settlement window.
-5. A revoked key settles nothing from that block on. Operator and governance may revoke; proof of equivocation does. Who revoked is
-   kept: only governance's revocation is a cause that the node did not make (voids.py).
+5. A revoked key settles nothing from that block on. Operator and governance may revoke; proof of a fault does, and its cause is kept
+   (RevocationCause). That governance revoked is kept too: only its revocation is a cause that the node did not make (voids.py).
 6. `compromised` names the height from which the key is not to be believed. Only governance may name one before the current
    height: an operator could otherwise take back what it settled.
 """
 
 from dataclasses import dataclass, replace
+from enum import IntEnum
 
 from cryptography.hazmat.primitives.asymmetric import ec
 
@@ -42,6 +43,17 @@ MAX_EVIDENCE = 512
 
 _ATTESTED = b"nodes/attested/"
 _GOVERNED = b"nodes/governed/"
+REVOKED_PREFIX = b"nodes/revoked/"
+
+
+class RevocationCause(IntEnum):
+    """Which fault revoked a key; the number stands in its record."""
+
+    NONE = 0
+    EQUIVOCATION = 1
+    FALSE_VOID = 2
+    FRAUD = 3
+    TRACE_WITHHELD = 4
 
 
 # --- Records --------------------------------------------------------------------------------------------------------
@@ -80,9 +92,16 @@ def _advance(record: KeyRecord, event: KeyEvent) -> KeyRecord:
     return replace(record, state=state)
 
 
-def revoke_for_fault(host: Host, key: bytes, record: KeyRecord) -> None:
+def revoke_for_fault(host: Host, key: bytes, record: KeyRecord, cause: RevocationCause) -> None:
     """Revoke because a fault was proven; the module that saw the proof logs it. Raises Refused (KEY_LIFE)."""
     store_key(host, key, _advance(record, KeyEvent.REVOKE))
+    host.store(REVOKED_PREFIX + key, cause.to_bytes(1) + host.block.height.to_bytes(8))
+
+
+def revocation(host: Host, key: bytes) -> tuple[int, int]:
+    """The fault that revoked a key, and the height at which it was proven; zeros when none did."""
+    record = host.load(REVOKED_PREFIX + key)
+    return (record[0], int.from_bytes(record[1:])) if record else (int(RevocationCause.NONE), 0)
 
 
 def _change(host: Host, key: bytes, record: KeyRecord) -> None:
@@ -110,7 +129,7 @@ def _own_or_governed(host: Host, key: bytes) -> KeyRecord:
 
 @dataclass(frozen=True, slots=True)
 class _Proof:
-    """What a registration's evidence gave; all None for vanilla."""
+    """What a registration's evidence gave; all None for a method without attestation."""
 
     measurement: bytes | None = None
     attestation: bytes | None = None
@@ -196,7 +215,7 @@ def _prove(
         raise Refused(Code.BLOCK_NOT_RECENT)
     signing_key, transport_key = bound_keys
     digest = registration_digest(host.genesis.chain_id, host.caller, signing_key, transport_key, block_hash)
-    if method == Method.VANILLA:
+    if method != Method.TEE:
         host.charge(gas.P256_VERIFY)
         try:
             verify_signature(signing_key, digest, attestation)
@@ -289,7 +308,7 @@ def report_equivocation(host: Host, key: bytes, first: bytes, second: bytes) -> 
     one, other = signed_evidence(host, key, record, first), signed_evidence(host, key, record, second)
     if one[0] != other[0] or one[1:] == other[1:]:
         raise Refused(Code.EVIDENCE_REFUSED)
-    revoke_for_fault(host, key, record)
+    revoke_for_fault(host, key, record, RevocationCause.EQUIVOCATION)
     host.log("EquivocationProven", key, host.caller, one[0])
 
 

@@ -21,6 +21,7 @@ MODULE: Module = bind(
         "reportEquivocation": keys.report_equivocation,
         "keyRecord": keys.key_record,
         "keyState": keys.key_state,
+        "revocation": keys.revocation,
         "allowMeasurement": measurements.allow_measurement,
         "withdrawMeasurement": measurements.withdraw_measurement,
         "allowedMeasurement": measurements.allowed_measurement,

@@ -4,7 +4,7 @@ pragma solidity ^0.8.0;
 /// The keys that sign statements, what backs them, and what their operators charge.
 /// At 0x0000000000000000000000000000000000000a03.
 ///
-/// Methods: 0 vanilla, 2 tee. States of a key: 0 registered, 1 active, 2 draining, 3 retired, 4 revoked.
+/// Methods: 0 vanilla, 1 optimistic, 2 tee. States of a key: 0 registered, 1 active, 2 draining, 3 retired, 4 revoked.
 /// Key ids are SHA-256 of a tag and the signing key. Times are block time in milliseconds; 2^64 - 1 means "no end".
 interface Nodes {
     event KeyRegistered(bytes32 indexed key, address indexed operator, uint8 method, bytes32 measurement, uint8 state);
@@ -19,7 +19,7 @@ interface Nodes {
     error Refused(uint32 code);
 
     /// Register a key as the caller's. `attestation`: for tee an attestation document whose public key is `signingKey` and
-    /// whose user data binds chain, caller, both keys and `blockHash`; for vanilla a COSE_Sign1 by the key over the same digest.
+    /// whose user data binds chain, caller, both keys and `blockHash`; for the others a COSE_Sign1 by the key over the same digest.
     /// `blockHash` is one that `beacon` gave within the last ten minutes. A tee key whose measurement is not allowed yet
     /// is registered but not active.
     function register(
@@ -77,6 +77,9 @@ interface Nodes {
         external
         view
         returns (uint8 state, address operator, uint8 method, uint64 untilMs, uint64 compromisedFrom);
+
+    /// Which proven fault revoked the key, and at which height: 1 equivocation, 2 a false void, 3 fraud, 4 a withheld trace; 0: none.
+    function revocation(bytes32 key) external view returns (uint8 cause, uint64 height);
 
     function allowedMeasurement(bytes32 measurement, bytes32 program)
         external

@@ -16,7 +16,7 @@ from avow.receipt.statement import Method
 
 MAX_PRICE = (1 << 64) - 1
 MAX_REPLACED = 32
-SUPPORTED = (Method.VANILLA, Method.TEE)
+SUPPORTED = (Method.VANILLA, Method.OPTIMISTIC, Method.TEE)
 
 _PRICE = b"nodes/price/"
 _CURRENT = struct.Struct(">IQ")

@@ -11,6 +11,7 @@ Rules:
    operator) and has it.
 5. Each statement that is void: its cause holds, and what may prove to be the node's fault is recorded (voids.py).
 6. Payers are charged `amount` to the operator. All is judged in order, at the state before the batch.
+7. Optimistic statements: the fees are held by the disputes module and the operator's bond is locked until the batch is final (disputes.py).
 
 Nothing per statement is written, but for authorisations' nonces (a bit each) and those void statements.
 """
@@ -21,7 +22,7 @@ from enum import Enum
 from avow.chain import gas
 from avow.chain.errors import WHOLE_BATCH, Code, Refused
 from avow.chain.host import Host, Module, bind
-from avow.chain.modules import bank, keys
+from avow.chain.modules import bank, disputes, keys
 from avow.chain.modules.batch import Batch, SignedAuthorisation
 from avow.chain.modules.books import Books, lapsed, open_books, price_fault, price_limit
 from avow.chain.modules.consent import authorisation_fault
@@ -30,11 +31,12 @@ from avow.chain.solidity import load_interface
 from avow.errors import InputError
 from avow.receipt.evidence import SETTLEMENT_ADDRESS, history_leaf
 from avow.receipt.standing import KeyRecord, KeyState
-from avow.receipt.statement import BadSignature, statement_payload, verify_signature
+from avow.receipt.statement import BadSignature, Method, statement_payload, verify_signature
 
 ADDRESS = SETTLEMENT_ADDRESS
 
 _SETTLING = (KeyState.ACTIVE, KeyState.DRAINING, KeyState.RETIRED)
+_OVERTURNING = (keys.RevocationCause.FRAUD, keys.RevocationCause.TRACE_WITHHELD)
 
 
 class StatementState(Enum):
@@ -78,9 +80,11 @@ def void(host: Host, data: bytes) -> tuple[bytes, bytes, int, int]:
 
 def _settle(host: Host, batch: Batch) -> tuple[bytes, bytes, int, int]:
     record = _check_sender(host, batch)
+    if batch.optimistic is not (record.method is Method.OPTIMISTIC):
+        raise Refused(Code.BATCH_MALFORMED, WHOLE_BATCH)
     statements, head = _check_signature(host, batch, record)
     if not all(batch.void):
-        _check_key(host, record)
+        _check_key(host, batch.key, record)
         _check_times(host, batch)
     books = open_books(host, batch, record)
     authorised = {authorisation.index: authorisation for authorisation in batch.authorisations}
@@ -126,7 +130,9 @@ def _check_signature(host: Host, batch: Batch, record: KeyRecord) -> tuple[list[
     return statements, last_head
 
 
-def _check_key(host: Host, record: KeyRecord) -> None:
+def _check_key(host: Host, key: bytes, record: KeyRecord) -> None:
+    if record.state is KeyState.REVOKED and keys.revocation(host, key)[0] in _OVERTURNING:
+        raise Refused(Code.KEY_OVERTURNED, WHOLE_BATCH)
     if record.state not in _SETTLING or lapsed(host, record):
         raise Refused(Code.KEY_NOT_SETTLING, WHOLE_BATCH)
 
@@ -229,14 +235,18 @@ def _judge_authorised(host: Host, batch: Batch, books: Books, authorisation: Sig
 def _close(host: Host, batch: Batch, books: Books, root: bytes, head: bytes) -> tuple[bytes, bytes, int, int]:
     """Rule 6, and the record of the batch."""
     operator = books.record.operator
+    target = disputes.ADDRESS if batch.optimistic else operator
     for payer, charged, by_allowance in zip(batch.payers, books.charged, books.by_allowance, strict=True):
         if by_allowance:
             bank.spend_allowance(host, payer, operator, by_allowance)
-        if charged and payer != operator:
-            host.transfer(payer, operator, charged)
+        if charged and payer != target:
+            host.transfer(payer, target, charged)
     first, count = batch.first, len(batch)
     keys.store_head(host, batch.key, first + count, head)
     history_index = host.append_history(history_leaf(host.block.height, batch.key, first, count, root))
+    if batch.optimistic:
+        deadline, locked = disputes.hold(host, batch, operator, root, sum(books.charged))
+        host.log("Posted", batch.key, operator, first, count, deadline, locked)
     host.log("Settled", batch.key, operator, first, count, root, sum(books.charged), history_index)
     return root, batch.key, first, count
 

@@ -15,6 +15,15 @@ interface Settlement {
         uint256 charged,
         uint64 historyIndex
     );
+    /// Beside Settled, for an optimistic key: the batch is final when the window clock has passed `deadlineClock` (disputes.sol).
+    event Posted(
+        bytes32 indexed key,
+        address indexed operator,
+        uint64 first,
+        uint64 count,
+        uint64 deadlineClock,
+        uint256 locked
+    );
     event Voided(bytes32 indexed key, uint64 number, uint8 cause, bytes32 statement);
     event FalseVoidProven(bytes32 indexed key, address indexed reporter, uint64 number);
 

@@ -184,7 +184,7 @@ def report_false_void(host: Host, key: bytes, evidence: bytes) -> None:
         raise Refused(Code.EVIDENCE_REFUSED)
     host.store(_place(key, number), None)
     if record.state is not KeyState.REVOKED:
-        keys.revoke_for_fault(host, key, record)
+        keys.revoke_for_fault(host, key, record, keys.RevocationCause.FALSE_VOID)
     host.log("FalseVoidProven", key, host.caller, number)
 
 
