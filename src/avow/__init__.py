@@ -15,6 +15,7 @@ __version__ = "0.1.0"
 if TYPE_CHECKING:
     from avow import errors
     from avow.client.asynchronous import AsyncClient
+    from avow.client.exchange import Payment
     from avow.client.sync import Client
     from avow.client.transport import (
         openai_async_client,
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
 _PLACES = {
     "AsyncClient": "avow.client.asynchronous",
     "Client": "avow.client.sync",
+    "Payment": "avow.client.exchange",
     "PartialReceipt": "avow.receipt.partial",
     "Receipt": "avow.receipt.receipt",
     "Report": "avow.receipt.report",
@@ -47,6 +49,7 @@ __all__ = [
     "AsyncClient",
     "Client",
     "PartialReceipt",
+    "Payment",
     "Receipt",
     "Report",
     "TrustPolicy",

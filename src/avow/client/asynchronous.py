@@ -12,7 +12,7 @@ import httpx2
 from avow.client.answers import ChatBody, HeldReceipt, InferBody, StreamChunk
 from avow.client.check import MAX_ANSWER, Verified
 from avow.client.errors import AnswerRefused, NotSettled
-from avow.client.exchange import CHAT_ENDPOINT, Sent
+from avow.client.exchange import CHAT_ENDPOINT, Payment, Sent
 from avow.client.session import (
     WAIT_STEP_MS,
     Messages,
@@ -151,6 +151,7 @@ class AsyncClient:
         require: Iterable[str] = (),
         programs: Mapping[str, str | bytes] | None = None,
         key: bytes | None = None,
+        payment: Payment | None = None,
         save: bool = False,
         on_receipt: OnReceipt | None = None,
         timeout: float = 600.0,
@@ -158,7 +159,9 @@ class AsyncClient:
         clock_ms: Callable[[], int] = wall_clock_ms,
         transport: httpx2.AsyncBaseTransport | None = None,
     ) -> None:
-        settings = Settings(trust, home, method, finality, tuple(require), programs, key, save, on_receipt, clock_ms)
+        settings = Settings(
+            trust, home, method, finality, tuple(require), programs, key, save, on_receipt, clock_ms, payment
+        )
         self.session = Session(url, settings)
         self._first_model: str | None = None
         self._http = httpx2.AsyncClient(

@@ -25,6 +25,7 @@ from avow.client.errors import (
     NonceMismatch,
     NoReceipt,
     OpeningMismatch,
+    PaymentMismatch,
     ProgramMismatch,
     ReceiptRefused,
     RequesterMismatch,
@@ -167,8 +168,23 @@ def _check_asked(sent: Sent, receipt: Receipt) -> None:
         raise OpeningMismatch("the opening is not over the secret and endpoint that were sent")
     if private.requester != (None if sent.requester is None else sent.requester.address):
         raise RequesterMismatch("the statement names another requester than the account that signed")
+    _check_charged(sent, receipt)
     if not private.complete:
         raise Incomplete("the node marks the answer as incomplete")
+
+
+def _check_charged(sent: Sent, receipt: Receipt) -> None:
+    """Where the account pays by authorisation: it is charged, by the node that it named, and no more than it agreed to."""
+    agreed = sent.authorisation
+    if agreed is None or sent.requester is None:
+        return
+    columns, private = receipt.statement.columns, receipt.statement.private
+    if columns.payer != sent.requester.address or not private.authorised:
+        raise PaymentMismatch("the statement charges another account than the one that authorised it")
+    if private.node != agreed.node:
+        raise PaymentMismatch("another node answered than the one that was authorised")
+    if columns.amount > agreed.max_amount:
+        raise PaymentMismatch("the statement charges more than was authorised", amount=str(columns.amount))
 
 
 _OWNERS: dict[CheckName, Callable[[str], AnswerRefused]] = {

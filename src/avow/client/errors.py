@@ -63,6 +63,12 @@ class RequesterMismatch(AnswerRefused):
     code = "requester_mismatch"
 
 
+class PaymentMismatch(AnswerRefused):
+    """The statement charges otherwise than the account authorised: another payer, another node, or more."""
+
+    code = "payment_mismatch"
+
+
 class Incomplete(AnswerRefused):
     """The statement says that the answer was cut short."""
 

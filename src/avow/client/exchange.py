@@ -6,10 +6,14 @@ Rules:
 2. A stream gets a fresh P-256 key, whose public half lets the node authenticate each chunk for this client alone.
 3. With an account's key the request commitment, method and nonce are signed (receipt/requester.py). The method is then always named:
    `vanilla` where the caller names none.
+4. With a payment that account also signs what the named node may charge for this one request (receipt/authorisation.py). Nonces
+   begin at random and count up from there: those of one client lie side by side, as the chain likes them.
 """
 
+import itertools
 import os
-from collections.abc import Callable, Mapping
+import secrets
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
@@ -18,6 +22,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from avow.errors import InputError
+from avow.receipt.authorisation import Authorisation, StatedAuthorisation, authorise
 from avow.receipt.commitment import MalformedBody, commit, request_parts
 from avow.receipt.encoding import base64url, from_base64url
 from avow.receipt.requester import Requester, sign_request
@@ -66,6 +71,46 @@ def program_of(program: str | bytes) -> bytes:
     return data
 
 
+def _nonces() -> Iterator[int]:
+    """Rule 4: 256 in a row share one word of the chain's state."""
+    return itertools.count(secrets.randbits(54) << 8)
+
+
+@dataclass(frozen=True, slots=True)
+class Payment:
+    """What an account lets a node charge for each call, without an allowance on chain.
+
+    `node` is the operator's account ("0x…" or 20 bytes; `Model.nodes` lists those that a gateway reaches), `most` in wei per call.
+    A call that is not settled `valid_s` seconds after it was made is not charged.
+    """
+
+    node: str | bytes
+    most: int
+    valid_s: int = 600
+    nonces: Iterator[int] = field(default_factory=_nonces, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        self.operator()
+        if not 0 < self.most < 1 << 128 or not 0 < self.valid_s <= 31_536_000:
+            raise BadOption("a payment is a positive number of wei, for at most a year")
+
+    def operator(self) -> bytes:
+        """The node's account, 20 bytes. Raises BadOption."""
+        try:
+            data = bytes.fromhex(self.node.removeprefix("0x")) if isinstance(self.node, str) else self.node
+        except ValueError:
+            data = b""
+        if len(data) != 20:
+            raise BadOption("a node is named by its operator's address", hint="`client.models()` lists them")
+        return data
+
+    def authorise(self, private_key: bytes, chain_id: str, request: bytes, now_ms: int) -> StatedAuthorisation:
+        """The consent to one charge, signed."""
+        expiry_ms = now_ms + 1000 * self.valid_s
+        message = Authorisation(self.operator(), request, self.most, expiry_ms, next(self.nonces))
+        return authorise(private_key, chain_id, message)
+
+
 @dataclass(frozen=True, slots=True)
 class Options:
     """What a caller demands. `method` None leaves the choice to the gateway; `programs` pins names to program ids.
@@ -78,6 +123,7 @@ class Options:
     programs: Mapping[str, bytes] = field(default_factory=dict)
     require: tuple[str, ...] = ()
     private_key: bytes | None = field(default=None, repr=False)
+    payment: Payment | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,6 +141,7 @@ class Sent:
     program: bytes | None
     client_key: ec.EllipticCurvePrivateKey | None = field(repr=False)
     requester: Requester | None
+    authorisation: StatedAuthorisation | None = None
 
     def headers(self) -> dict[str, str]:
         """The `avow-` headers that go with the body."""
@@ -108,6 +155,8 @@ class Sent:
             headers["avow-client-key"] = base64url(point)
         if self.requester is not None:
             headers["avow-requester"] = self.requester.to_header()
+        if self.authorisation is not None:
+            headers["avow-authorisation"] = self.authorisation.to_header()
         return headers
 
     def http_headers(self) -> dict[str, str]:
@@ -136,6 +185,7 @@ def prepare(
     options: Options,
     trust: TrustPolicy,
     *,
+    now_ms: int,
     random: Callable[[int], bytes] = os.urandom,
 ) -> Sent:
     """Everything that goes with one request. Raises MalformedBody or BadOption before anything is sent."""
@@ -155,9 +205,11 @@ def prepare(
     request = commit("request", seed, request_parts(endpoint, body))
     model = head.model or _model_in(endpoint)
     stream = endpoint == CHAT_ENDPOINT and head.stream is True
-    requester = None
+    requester, authorisation = None, None
     if options.private_key is not None and options.method is not None:
         requester = sign_request(options.private_key, trust.chain_id, request, options.method.label, nonce)
+        if options.payment is not None:
+            authorisation = options.payment.authorise(options.private_key, trust.chain_id, request, now_ms)
     return Sent(
         endpoint=endpoint,
         body=body,
@@ -170,6 +222,7 @@ def prepare(
         program=options.programs.get(model),
         client_key=ec.generate_private_key(ec.SECP256R1()) if stream else None,
         requester=requester,
+        authorisation=authorisation,
     )
 
 

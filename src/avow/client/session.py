@@ -13,7 +13,7 @@ import msgspec
 
 from avow.client.check import Verified, check_answer
 from avow.client.errors import NotSettled, ReceiptRefused, RemoteError, Unreachable
-from avow.client.exchange import Options, Sent, finality_of, method_of, prepare, program_of
+from avow.client.exchange import Options, Payment, Sent, finality_of, method_of, prepare, program_of
 from avow.client.live import LiveStream
 from avow.client.pins import Pins, is_loopback, origin_of, read_policy
 from avow.client.saved import SavedReceipts
@@ -71,18 +71,22 @@ class Settings:
     save: bool = False
     on_receipt: OnReceipt | None = None
     clock_ms: Callable[[], int] = wall_clock_ms
+    payment: Payment | None = None
 
     def options(self) -> Options:
         """The settings that concern one request, checked. Raises BadOption or InputError."""
         unknown = [demand for demand in self.require if demand not in DEMANDS]
         if unknown:
             raise InputError(f"nothing called {unknown[0]!r} can be demanded", hint=f"one of {', '.join(DEMANDS)}")
+        if self.payment is not None and self.private_key is None:
+            raise InputError("a payment is signed by an account", hint="pass its key as key=…")
         return Options(
             method=None if self.method is None else method_of(self.method),
             finality=finality_of(self.finality),
             programs={name: program_of(program) for name, program in (self.programs or {}).items()},
             require=self.require,
             private_key=self.private_key,
+            payment=self.payment,
         )
 
 
@@ -117,7 +121,7 @@ class Session:
             options = replace(options, method=method_of(method))
         if finality is not None:
             options = replace(options, finality=finality_of(finality))
-        sent = prepare(endpoint, body, options, self.trust)
+        sent = prepare(endpoint, body, options, self.trust, now_ms=self.clock_ms())
         return sent if program is None else replace(sent, program=program_of(program))
 
     def answer(self, sent: Sent, status: int, body: bytes) -> Verified:
@@ -257,12 +261,16 @@ def unreachable(url: str, error: Exception) -> Unreachable:
 
 @dataclass(frozen=True, slots=True)
 class Model:
-    """A program that a gateway offers. `program` is its id in hex; `prices` are wei per unit, by method."""
+    """A program that a gateway offers. `program` is its id in hex; `prices` are wei per unit, by method.
+
+    `nodes` are the operators whose nodes serve it, by method, each an address as text.
+    """
 
     name: str
     program: str
     kind: str
     prices: Mapping[str, int]
+    nodes: Mapping[str, tuple[str, ...]]
 
 
 def models_of(body: bytes) -> list[Model]:
@@ -276,7 +284,8 @@ def models_of(body: bytes) -> list[Model]:
         try:
             more = item["avow"]
             prices = {name: int(offer["price_wei_per_unit"]) for name, offer in more["methods"].items()}
-            models.append(Model(str(item["id"]), str(more["program"]), str(more["kind"]), prices))
+            nodes = {name: tuple(map(str, offer.get("nodes", ()))) for name, offer in more["methods"].items()}
+            models.append(Model(str(item["id"]), str(more["program"]), str(more["kind"]), prices, nodes))
         except (KeyError, TypeError, ValueError, AttributeError):
             continue
     return models

@@ -11,7 +11,7 @@ import httpx2
 from avow.client.answers import ChatBody, HeldReceipt, InferBody, StreamChunk
 from avow.client.check import MAX_ANSWER, Verified
 from avow.client.errors import AnswerRefused, NotSettled
-from avow.client.exchange import CHAT_ENDPOINT, Sent
+from avow.client.exchange import CHAT_ENDPOINT, Payment, Sent
 from avow.client.session import (
     WAIT_STEP_MS,
     Messages,
@@ -150,6 +150,7 @@ class Client:
     require      demands that an answer must meet, as `avow verify --require` takes them
     programs     program ids pinned by model name: another program's answer is refused
     key          an account's private key (32 bytes): requests are signed, statements name the account as requester
+    payment      what that account lets a node charge for each call (a Payment); None: the gateway pays
     save         keep every receipt under HOME/receipts
     on_receipt   called with each verified receipt
     timeout      seconds that the gateway may be silent
@@ -166,6 +167,7 @@ class Client:
         require: Iterable[str] = (),
         programs: Mapping[str, str | bytes] | None = None,
         key: bytes | None = None,
+        payment: Payment | None = None,
         save: bool = False,
         on_receipt: OnReceipt | None = None,
         timeout: float = 600.0,
@@ -173,7 +175,9 @@ class Client:
         clock_ms: Callable[[], int] = wall_clock_ms,
         transport: httpx2.BaseTransport | None = None,
     ) -> None:
-        settings = Settings(trust, home, method, finality, tuple(require), programs, key, save, on_receipt, clock_ms)
+        settings = Settings(
+            trust, home, method, finality, tuple(require), programs, key, save, on_receipt, clock_ms, payment
+        )
         self.session = Session(url, settings)
         self._first_model: str | None = None
         self._http = httpx2.Client(

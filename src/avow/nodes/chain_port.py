@@ -42,6 +42,10 @@ class NodeChain(SettlementChain, Protocol):
 
     async def set_price(self, program: bytes, method: int, per_unit: int) -> None: ...
 
+    async def authorisation(self, payer: bytes, nonce: int) -> tuple[bool, int]:
+        """Whether the payer's nonce is used up, and the payer's balance in wei."""
+        ...
+
     async def spendable(self, payer: bytes) -> tuple[int, int]:
         """Wei that this operator may still charge the payer and the payer has, and until when (block time in ms)."""
         ...

@@ -77,6 +77,13 @@ class PayerUncovered(AvowError):
     http_status = 402
 
 
+class AuthorisationUsed(AvowError):
+    """The authorisation's nonce was used before: it is good for one answer."""
+
+    code = "authorisation_used"
+    http_status = 402
+
+
 class OutboxUnwritable(AvowError):
     """Statements cannot be made durable, so no answer may leave."""
 

@@ -11,6 +11,7 @@ from typing import Annotated, Literal
 import msgspec
 
 from avow.errors import InputError
+from avow.receipt.authorisation import StatedAuthorisation
 
 Hash32 = Annotated[bytes, msgspec.Meta(min_length=32, max_length=32)]
 Address = Annotated[bytes, msgspec.Meta(min_length=20, max_length=20)]
@@ -60,6 +61,17 @@ class Consent(msgspec.Struct, array_like=True, frozen=True, forbid_unknown_field
     def most(self) -> int:
         """Wei that may be charged."""
         return int.from_bytes(self.max_amount)
+
+    @classmethod
+    def stated(cls, authorisation: StatedAuthorisation) -> "Consent":
+        """What a caller's header says, but for the node, which is the one that gets it."""
+        return cls(
+            authorisation.max_amount.to_bytes(16), authorisation.expiry_ms, authorisation.nonce, authorisation.signature
+        )
+
+    def to_bytes(self) -> bytes:
+        """As `Job.authorisation` holds it."""
+        return msgspec.msgpack.encode(self)
 
     @classmethod
     def of(cls, job: Job) -> "Consent | None":

@@ -10,8 +10,9 @@ Rules:
 import asyncio
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Self
 
 from avow.errors import AvowError
@@ -146,11 +147,13 @@ class Node:
             raise TrustGapExceeded("settlement lags too far behind", limit_ms=self._max_trust_gap_ms)
         most = units_bound(program.kind, job.body) * int.from_bytes(terms.per_unit)
         if job.authorisation is not None:
-            self.payers.check_authorisation(job, most)
-            return self._launch(port, job, payload, terms, key, lambda: None)
+            nonce = self.payers.check_authorisation(job, most)
+            covered = partial(self.payers.require_authorised, job.payer, nonce, most)
+            return self._launch_later(port, job, payload, terms, key, most, covered)
         if self.payers.reserve(job.payer, most):
             return self._launch(port, job, payload, terms, key, self._releaser(job.payer, most))
-        return self._launch_later(port, job, payload, terms, key, most)
+        covered = partial(self.payers.require_asked, job.payer, most)
+        return self._launch_later(port, job, payload, terms, key, most, covered)
 
     def _releaser(self, payer: bytes, amount: int) -> Callable[[], None]:
         return lambda: self.payers.release(payer, amount)
@@ -182,18 +185,27 @@ class Node:
             raise NotReady("the node has no key")
         return self.runner.start(job, terms, delivery)
 
-    def _launch_later(self, port: Port, job: Job, payload: bytes, terms: Terms, key: NodeKey, most: int) -> Handle:
-        """The payer is not known well enough: ask the chain first."""
+    def _launch_later(
+        self,
+        port: Port,
+        job: Job,
+        payload: bytes,
+        terms: Terms,
+        key: NodeKey,
+        most: int,
+        covered: Callable[[], Awaitable[None]],
+    ) -> Handle:
+        """The payer is not known well enough: ask the chain first. `covered` reserves `most`, or raises."""
         pending = _Pending()
 
         async def launch() -> None:
             try:
-                await self.payers.refresh(job.payer)
+                await covered()
+                release = self._releaser(job.payer, most)
                 if pending.cancelled:
+                    release()
                     port.fail(NotReady("cancelled"))
                     return
-                self.payers.require(job.payer, most)
-                release = self._releaser(job.payer, most)
                 pending.handle = self._launch(port, job, payload, terms, key, release)
             except AvowError as error:
                 port.fail(error)

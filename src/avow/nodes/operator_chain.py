@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator
 from typing import Self
 
 from avow.chain.errors import WHOLE_BATCH, Refused
-from avow.chain.modules import nodes, registry, settlement
+from avow.chain.modules import bank, nodes, registry, settlement
 from avow.chain.modules.batch import Batch
 from avow.chain.transaction import decode_transaction
 from avow.nodes.chain_client import ChainClient, ChainRejected, ChainUnavailable, settlement_gas
@@ -154,6 +154,12 @@ class OperatorChain:
 
     async def set_price(self, program: bytes, method: int, per_unit: int) -> None:
         await self._client.transact(nodes.ADDRESS, "setPrice", program, method, per_unit)
+
+    async def authorisation(self, payer: bytes, nonce: int) -> tuple[bool, int]:
+        (used,), balance = await asyncio.gather(
+            self._client.view(bank.ADDRESS, "authorisationUsed", payer, nonce), self._client.balance(payer)
+        )
+        return bool(used), balance
 
     async def spendable(self, payer: bytes) -> tuple[int, int]:
         (remaining, expiry_ms), balance = await asyncio.gather(

@@ -5,6 +5,8 @@ Rules:
    being the operator.
 2. What a job may cost is estimated high and reserved until its statement is signed; from then on it is owed until settled.
 3. What the chain says of a payer is remembered for a few seconds, and asked again before anyone is refused.
+4. An authorisation is looked at before the engine runs: its signature, this node, its expiry and amount here, its nonce and the
+   payer's balance on chain. A nonce counts as used from then on, whatever becomes of the job.
 """
 
 import asyncio
@@ -15,13 +17,15 @@ from typing import Protocol
 import msgspec
 
 from avow.errors import InputError
-from avow.nodes.errors import PayerUncovered
+from avow.nodes.errors import AuthorisationUsed, PayerUncovered
 from avow.nodes.jobs import Consent, Job
 from avow.receipt.authorisation import Authorisation, BadAuthorisation
 from avow.receipt.commitment import commit, request_parts
 
 KEEP_S = 2.0
 MAX_KNOWN = 10_000
+MAX_NONCES = 100_000
+"""Nonces remembered until their authorisations expire. Beyond it the oldest are forgotten: by then the chain knows them."""
 DEFAULT_TOKENS = 2_048
 _CLOCK_SLACK_MS = 30_000
 """An allowance that ends this soon may end before its statement settles."""
@@ -32,6 +36,10 @@ class Bank(Protocol):
 
     async def spendable(self, payer: bytes) -> tuple[int, int]:
         """Wei that this operator may still charge the payer and the payer has, and until when (block time in ms)."""
+        ...
+
+    async def authorisation(self, payer: bytes, nonce: int) -> tuple[bool, int]:
+        """Whether the payer's nonce is used up, and the payer's balance in wei."""
         ...
 
 
@@ -80,6 +88,7 @@ class Payers:
         self._known: dict[bytes, _Known] = {}
         self._reserved: dict[bytes, int] = {}
         self._asking: dict[bytes, asyncio.Task[None]] = {}
+        self._nonces: dict[tuple[bytes, int], int] = {}
 
     def reserve(self, payer: bytes, amount: int) -> bool:
         """Set `amount` aside if what is known of the payer covers it. False: ask `refresh`, then `require`."""
@@ -103,6 +112,11 @@ class Payers:
                 amount=str(amount),
             )
         self._reserved[payer] = self._reserved.get(payer, 0) + amount
+
+    async def require_asked(self, payer: bytes, amount: int) -> None:
+        """`refresh`, then `require`."""
+        await self.refresh(payer)
+        self.require(payer, amount)
 
     def _covers(self, payer: bytes, known: _Known, amount: int) -> bool:
         left = known.spendable - self._owed(payer) - self._reserved.get(payer, 0)
@@ -129,8 +143,11 @@ class Payers:
             self._known.clear()
         self._known[payer] = _Known(spendable, expiry_ms, time.monotonic())
 
-    def check_authorisation(self, job: Job, amount: int) -> None:
-        """The payer signed for this very request and at least `amount`. Raises BadAuthorisation or InputError."""
+    def check_authorisation(self, job: Job, amount: int) -> int:
+        """The payer signed for this very request, this node and at least `amount`; the nonce, which is used up by this.
+
+        Raises BadAuthorisation, InputError, PayerUncovered or AuthorisationUsed.
+        """
         consent = Consent.of(job)
         if consent is None or job.seed is None or job.requester != job.payer:
             raise InputError(
@@ -143,3 +160,28 @@ class Payers:
             raise BadAuthorisation("the payer did not sign this authorisation")
         if amount > consent.most or consent.expiry_ms < time.time_ns() // 1_000_000 + _CLOCK_SLACK_MS:
             raise PayerUncovered("the authorisation does not cover the answer", amount=str(amount))
+        self._use(job.payer, consent.nonce, consent.expiry_ms)
+        return consent.nonce
+
+    def _use(self, payer: bytes, nonce: int, expiry_ms: int) -> None:
+        if (payer, nonce) in self._nonces:
+            raise AuthorisationUsed("the authorisation's nonce was used before", nonce=str(nonce))
+        if len(self._nonces) >= MAX_NONCES:
+            now_ms = time.time_ns() // 1_000_000
+            current = [item for item in self._nonces.items() if item[1] >= now_ms]
+            self._nonces = dict(current[len(current) // 2 :] if len(current) > MAX_NONCES // 2 else current)
+        self._nonces[payer, nonce] = expiry_ms
+
+    async def require_authorised(self, payer: bytes, nonce: int, amount: int) -> None:
+        """Set `amount` aside of the payer's balance, as the chain has it. Raises AuthorisationUsed or PayerUncovered."""
+        used, balance = await self._bank.authorisation(payer, nonce)
+        if used:
+            raise AuthorisationUsed("the authorisation's nonce is used up on chain", nonce=str(nonce))
+        left = balance - self._owed(payer) - self._reserved.get(payer, 0)
+        if amount > left:
+            raise PayerUncovered(
+                "the payer's account does not hold what the answer may cost",
+                payer="0x" + payer.hex(),
+                amount=str(amount),
+            )
+        self._reserved[payer] = self._reserved.get(payer, 0) + amount

@@ -7,15 +7,20 @@ Rules:
    `expiryMs` (block time, milliseconds) it is worthless.
 2. A nonce is good for one settled statement. Nonces may be used in any order; the chain keeps one bit each.
 3. A signature is r ‖ s ‖ v, 65 bytes, s ≤ n/2, v 27 or 28. Its signer is the payer, and the statement's requester.
+4. Over HTTP it travels as base64url of node ‖ u128 maxAmount ‖ u64 expiryMs ‖ u64 nonce ‖ signature, 117 bytes: all but the
+   request, whose commitment both sides compute.
 
 Pure: no clock, no randomness (signatures are deterministic, RFC 6979), no input or output.
 """
 
+import struct
 from dataclasses import dataclass
+from typing import Self
 
 from coincurve import PrivateKey, PublicKey
 
-from avow.errors import VerificationError
+from avow.errors import EncodingError, VerificationError
+from avow.receipt.encoding import base64url, from_base64url
 from avow.receipt.requester import (
     DOMAIN_NAME,
     DOMAIN_VERSION,
@@ -31,6 +36,8 @@ _DOMAIN_TYPE_HASH = keccak256(_DOMAIN_TYPE.encode())
 _NAME_HASH = keccak256(DOMAIN_NAME.encode())
 _VERSION_HASH = keccak256(DOMAIN_VERSION.encode())
 _STRUCT_TYPE_HASH = keccak256(AUTHORISATION_TYPE.encode())
+_HEADER = struct.Struct(">20s16sQQ65s")
+MAX_EXPIRY_MS = (1 << 53) - 1
 
 
 class BadAuthorisation(VerificationError):
@@ -81,7 +88,7 @@ class Authorisation:
     def digest(self, chain_id: str) -> bytes:
         """What the payer signs; 32 bytes (EIP-712, "encode")."""
         domain = _DOMAIN_TYPE_HASH + _NAME_HASH + _VERSION_HASH + eip155_chain_id(chain_id).to_bytes(32)
-        struct = (
+        content = (
             _STRUCT_TYPE_HASH
             + self.node.rjust(32, b"\0")
             + self.request
@@ -89,7 +96,7 @@ class Authorisation:
             + self.expiry_ms.to_bytes(32)
             + self.nonce.to_bytes(32)
         )
-        return keccak256(b"\x19\x01" + keccak256(domain) + keccak256(struct))
+        return keccak256(b"\x19\x01" + keccak256(domain) + keccak256(content))
 
     def sign(self, private_key: bytes, chain_id: str) -> bytes:
         """Rule 3's signature by the account of `private_key` (32 bytes)."""
@@ -108,3 +115,36 @@ class Authorisation:
         except ValueError:
             raise BadAuthorisation("no key can have made this signature") from None
         return address_of(public.format(compressed=False))
+
+
+@dataclass(frozen=True, slots=True)
+class StatedAuthorisation:
+    """What rule 4's header holds; `node` 20 bytes, `signature` 65."""
+
+    node: bytes
+    max_amount: int
+    expiry_ms: int
+    nonce: int
+    signature: bytes
+
+    def to_header(self) -> str:
+        """Rule 4's text, the value of `avow-authorisation`."""
+        amount = self.max_amount.to_bytes(16)
+        return base64url(_HEADER.pack(self.node, amount, self.expiry_ms, self.nonce, self.signature))
+
+    @classmethod
+    def from_header(cls, text: str) -> Self:
+        """Raises EncodingError or TooLarge for anything but 117 bytes in base64url with an expiry that a clock can reach."""
+        data = from_base64url(text, max_bytes=_HEADER.size)
+        if len(data) != _HEADER.size:
+            raise EncodingError(f"avow-authorisation has {_HEADER.size} bytes", field="avow-authorisation")
+        node, amount, expiry_ms, nonce, signature = _HEADER.unpack(data)
+        if expiry_ms > MAX_EXPIRY_MS:
+            raise EncodingError("avow-authorisation has an expiry out of bounds", field="avow-authorisation")
+        return cls(node, int.from_bytes(amount), expiry_ms, nonce, signature)
+
+
+def authorise(private_key: bytes, chain_id: str, message: Authorisation) -> StatedAuthorisation:
+    """`message` signed as the account of `private_key` (32 bytes). `max_amount` below 2^128."""
+    signature = message.sign(private_key, chain_id)
+    return StatedAuthorisation(message.node, message.max_amount, message.expiry_ms, message.nonce, signature)

@@ -22,7 +22,8 @@ async def test_models_are_listed_as_openai_lists_them(gateway):
     assert [model["id"] for model in listed["data"]] == ["echo", "length"]
     echo = listed["data"][0]
     assert set(echo) >= {"id", "object", "created", "owned_by"}
-    assert echo["avow"]["methods"]["tee"] == {"price_wei_per_unit": "10"}
+    node = "0x" + gateway.node.network.operator.hex()
+    assert echo["avow"]["methods"]["tee"] == {"price_wei_per_unit": "10", "nodes": [node]}
     assert (await gateway.http.get("/v1/models/echo")).json() == echo
     assert (await gateway.http.get(f"/v1/models/{echo['avow']['program']}")).json() == echo
     missing = await gateway.http.get("/v1/models/none")

@@ -107,7 +107,13 @@ class Control:
                 "program": program.program.hex(),
                 "kind": program.kind,
                 "engine": {"name": program.engine, "version": program.engine_version},
-                "methods": {method.label: {"price_wei_per_unit": str(price)} for method, price in prices.items()},
+                "methods": {
+                    method.label: {
+                        "price_wei_per_unit": str(price),
+                        "nodes": ["0x" + node.hex() for node in self._directory.operators(program, method)],
+                    }
+                    for method, price in prices.items()
+                },
             },
         }
 

@@ -13,7 +13,14 @@ from types import TracebackType
 from typing import Protocol
 
 from avow.errors import AvowError
-from avow.nodes.gateway.errors import MethodNotOffered, NoNode, TooManyRequests, UnknownModel, WrongKind
+from avow.nodes.gateway.errors import (
+    MethodNotOffered,
+    NodeNotOffered,
+    NoNode,
+    TooManyRequests,
+    UnknownModel,
+    WrongKind,
+)
 from avow.nodes.jobs import Answer, Begin, Chunks, Head, Job, NodeDescription, NodeStatus, ProgramDescription
 from avow.receipt.statement import Method
 
@@ -132,13 +139,14 @@ class Route:
     program: ProgramDescription
     method: Method
     price: int
+    operator: bytes
 
 
-def _routes_of(link: Link, program: ProgramDescription) -> Iterator[Route]:
+def _routes_of(link: Link, program: ProgramDescription, operator: bytes) -> Iterator[Route]:
     """A program's routes on one node; what a newer node may offer beyond what is known here is left out."""
     for method, price in zip(program.methods, program.prices, strict=False):
         if method in _KNOWN_METHODS and price.isascii() and price.isdigit():
-            yield Route(link, program, Method(method), int(price))
+            yield Route(link, program, Method(method), int(price), operator)
 
 
 class Directory:
@@ -162,18 +170,29 @@ class Directory:
                 continue
             for program in link.description.programs:
                 programs.setdefault(program.name, program)
-                for route in _routes_of(link, program):
+                for route in _routes_of(link, program, link.description.operator):
                     for name in (program.name, program.program.hex()):
                         routes.setdefault((name, route.method), []).append(route)
         self._routes, self._programs = routes, programs
         self._offered.update(routes)
 
-    def route(self, model: str, method: Method | None, kind: str) -> Route:
-        """The best route. Raises UnknownModel, MethodNotOffered, WrongKind or NoNode."""
+    def route(self, model: str, method: Method | None, kind: str, node: bytes | None = None) -> Route:
+        """The best route; to the operator `node` alone where one is named.
+
+        Raises UnknownModel, MethodNotOffered, WrongKind, NodeNotOffered or NoNode.
+        """
         wanted = self.default_method if method is None else method
         routes = self._routes.get((model, wanted))
         if not routes:
             raise self._unrouted(model, wanted)
+        if node is not None:
+            routes = [route for route in routes if route.operator == node]
+            if not routes:
+                raise NodeNotOffered(
+                    "the node that was authorised does not offer this here",
+                    param="avow-authorisation",
+                    node="0x" + node.hex(),
+                )
         best = routes[0] if len(routes) == 1 else min(routes, key=lambda route: route.link.in_flight)
         if best.program.kind != kind:
             raise WrongKind(f"{best.program.name} is a {best.program.kind} program", param="model")
@@ -213,6 +232,10 @@ class Directory:
             if routes:
                 found[method] = min(route.price for route in routes)
         return found
+
+    def operators(self, program: ProgramDescription, method: Method) -> list[bytes]:
+        """Whose nodes offer a program by a method, without repetition."""
+        return sorted({route.operator for route in self._routes.get((program.name, method), ())})
 
     def connected(self) -> Iterator[Link]:
         return (link for link in self.links if link.connected)

@@ -21,6 +21,12 @@ class MethodNotOffered(InputError):
     code = "method_not_offered"
 
 
+class NodeNotOffered(InputError):
+    """No node of the operator that the payer authorised is reached from here."""
+
+    code = "node_not_offered"
+
+
 class ConflictingOptions(InputError):
     """A header and the body's `avow` member ask for different things."""
 

@@ -34,7 +34,7 @@ from avow.nodes.gateway.metrics import GatewayMetrics
 from avow.nodes.gateway.options import MAX_MODEL_NAME, Options, avow_headers, read_head, read_options
 from avow.nodes.gateway.protocol import HeaderList
 from avow.nodes.gateway.settled import TrustGap
-from avow.nodes.jobs import CHAT, Answer, Begin, Chunks, Head, Job
+from avow.nodes.jobs import CHAT, Answer, Begin, Chunks, Consent, Head, Job
 from avow.receipt.encoding import base64url
 from avow.receipt.receipt import Receipt
 
@@ -106,10 +106,10 @@ class Inference:
         if model is None:
             if not head.model or len(head.model) > MAX_MODEL_NAME:
                 raise MalformedRequest("model is missing, empty or too long", param="model")
-            route = self._directory.route(head.model, options.method, "chat")
+            route = self._directory.route(head.model, options.method, "chat", _authorised_node(options))
             call.stream = head.stream is True
         else:
-            route = self._directory.route(model, options.method, "tensor")
+            route = self._directory.route(model, options.method, "tensor", _authorised_node(options))
         if options.client_key is not None and not call.stream:
             raise BadOption("avow-client-key belongs to a stream", param="avow-client-key")
         call.method = route.method.label
@@ -121,7 +121,10 @@ class Inference:
                 await self._whole(call, node, job, options, send)
 
     def _job(self, endpoint: str, body: bytes, route: Route, options: Options, *, stream: bool) -> Job:
-        requester = options.requester
+        requester, authorisation = options.requester, options.authorisation
+        payer, consent = self._payer, None
+        if requester is not None and authorisation is not None:
+            payer, consent = requester.address, Consent.stated(authorisation).to_bytes()
         return Job(
             endpoint=endpoint,
             body=body,
@@ -129,10 +132,11 @@ class Inference:
             method=route.method,
             nonce=options.nonce,
             nonce_source=options.nonce_source,
-            payer=self._payer,
+            payer=payer,
             seed=options.seed,
             requester=None if requester is None else requester.address,
             requester_signature=None if requester is None else requester.signature,
+            authorisation=consent,
             client_key=options.client_key,
             stream=stream,
             deadline_ms=self._limits.deadline_ms,
@@ -247,6 +251,10 @@ class Inference:
         self._gap.delivered(answer.key, answer.number)
         for unit, count in answer.usage.items():
             self._metrics.tokens.add((unit,), count)
+
+
+def _authorised_node(options: Options) -> bytes | None:
+    return None if options.authorisation is None else options.authorisation.node
 
 
 def _secret_headers(error: AvowError) -> HeaderList:

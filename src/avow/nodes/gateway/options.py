@@ -2,7 +2,8 @@
 
 Rules:
 1. Headers: avow-method, avow-finality, avow-nonce (base64url, 8–64 bytes), avow-seed (base64url, 32 bytes), avow-client-key
-   (base64url, 65-byte uncompressed P-256 point), avow-requester (receipt/requester.py, rule 4).
+   (base64url, 65-byte uncompressed P-256 point), avow-requester (receipt/requester.py, rule 4), avow-authorisation
+   (receipt/authorisation.py, rule 4), which needs avow-requester and avow-seed: the account that asks is the one that pays.
 2. The member `avow` may hold method, finality and nonce. What header and member both say must be the same.
 3. Unknown `avow-` headers and members are refused, and headers that occur twice: a typing error must not weaken an answer.
 4. A caller without a nonce gets one from the gateway, and the statement says that it is the gateway's.
@@ -18,6 +19,7 @@ import msgspec
 
 from avow.errors import EncodingError, TooLarge
 from avow.nodes.gateway.errors import BadOption, ConflictingOptions, MalformedRequest
+from avow.receipt.authorisation import StatedAuthorisation
 from avow.receipt.encoding import from_base64url
 from avow.receipt.requester import Requester
 from avow.receipt.statement import Method
@@ -29,7 +31,15 @@ MAX_MODEL_NAME = 256
 
 _METHODS = {method.label: method for method in Method}
 _KNOWN_HEADERS = frozenset(
-    (b"avow-method", b"avow-finality", b"avow-nonce", b"avow-seed", b"avow-client-key", b"avow-requester")
+    (
+        b"avow-method",
+        b"avow-finality",
+        b"avow-nonce",
+        b"avow-seed",
+        b"avow-client-key",
+        b"avow-requester",
+        b"avow-authorisation",
+    )
 )
 
 
@@ -63,6 +73,7 @@ class Options:
     seed: bytes | None
     client_key: bytes | None
     requester: Requester | None
+    authorisation: StatedAuthorisation | None = None
 
 
 def read_head(body: bytes) -> RequestHead:
@@ -109,6 +120,7 @@ def read_options(found: dict[bytes, bytes], member: AvowMember | None, random: C
     client_key = _header_octets(found, b"avow-client-key", 65)
     if client_key is not None and client_key[0] != 4:
         raise BadOption("avow-client-key is an uncompressed P-256 point", param="avow-client-key")
+    requester, authorisation = _requester(found), _authorisation(found)
     return Options(
         method=method,
         finality="settled" if finality == "settled" else "instant",
@@ -116,7 +128,8 @@ def read_options(found: dict[bytes, bytes], member: AvowMember | None, random: C
         nonce_source="gateway" if nonce_text is None else "client",
         seed=_header_octets(found, b"avow-seed", 32),
         client_key=client_key,
-        requester=_requester(found.get(b"avow-requester")),
+        requester=requester,
+        authorisation=authorisation,
     )
 
 
@@ -145,10 +158,23 @@ def _header_octets(found: dict[bytes, bytes], name: bytes, length: int) -> bytes
     return None if raw is None else _octets(raw.decode("latin-1"), name.decode(), length, length)
 
 
-def _requester(raw: bytes | None) -> Requester | None:
+def _requester(found: dict[bytes, bytes]) -> Requester | None:
+    raw = found.get(b"avow-requester")
     if raw is None:
         return None
     try:
         return Requester.from_header(raw.decode("latin-1"))
     except (EncodingError, TooLarge) as error:
         raise BadOption("avow-requester is base64url of address and signature", param="avow-requester") from error
+
+
+def _authorisation(found: dict[bytes, bytes]) -> StatedAuthorisation | None:
+    raw = found.get(b"avow-authorisation")
+    if raw is None:
+        return None
+    if b"avow-requester" not in found or b"avow-seed" not in found:
+        raise BadOption("avow-authorisation needs avow-requester and avow-seed", param="avow-authorisation")
+    try:
+        return StatedAuthorisation.from_header(raw.decode("latin-1"))
+    except (EncodingError, TooLarge) as error:
+        raise BadOption("avow-authorisation is base64url of 117 bytes", param="avow-authorisation") from error
