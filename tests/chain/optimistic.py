@@ -51,6 +51,9 @@ class Run:
     def leaves(self) -> Sequence[bytes]:
         return self.trace.leaves
 
+    def tensor(self, slot: int) -> tuple[int, Sequence[bytes]]:
+        return len(self.tensors[slot]), self.salted(slot)
+
     def salted(self, slot: int) -> Sequence[bytes]:
         salts = hashing.Salts(self.seed)
         return [salts.salt(slot, number) + chunk for number, chunk in enumerate(hashing.chunks(self.tensors[slot]))]
