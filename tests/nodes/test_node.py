@@ -297,6 +297,23 @@ async def test_openings_are_deleted_after_their_retention(tmp_path):
         assert Receipt.from_bytes(await client.receipt(answer.id, None)).id == answer.id.hex()
 
 
+async def test_settled_receipts_are_found_until_their_retention_ends(tmp_path):
+    async with network_of(tmp_path) as (home, inference, client, url):
+        outbox = inference.node.outbox
+        for method in (0, 2):
+            answer = await client.infer(job(payer=home.payer, method=method))
+            await settled(client, answer)
+            assert await outbox.drop_settled(time.time_ns() // 1_000_000 - 3_600_000) == 0
+            await verified(Receipt.from_bytes(await client.receipt(answer.id, answer.seed)), url)
+            assert await outbox.drop_settled(time.time_ns() // 1_000_000 + 1000) >= 1
+            for secret in (None, answer.seed):
+                with pytest.raises(Exception) as caught:
+                    await client.receipt(answer.id, secret)
+                assert caught.value.code == "receipt_not_found"
+            following = await client.infer(job(payer=home.payer, method=method))
+            await verified(await settled(client, following), url)
+
+
 async def test_the_disk_holds_no_prompt(tmp_path):
     async with network_of(tmp_path) as (home, _, client, _):
         secret = "the-launch-code-is-0000"

@@ -110,6 +110,60 @@ async def test_openings_go_after_their_time_and_statements_stay(outbox):
     assert outbox.sealed_opening(outbox.statement(signed(650).id).opening) == b"sealed"
 
 
+def ended(number, at_ms):
+    """A statement whose columns say when it ended."""
+    return Signed(number, number.to_bytes(32), bytes(89) + at_ms.to_bytes(8), b"p", bytes(32), bytes(32), b"s")
+
+
+async def test_settled_statements_go_batch_by_batch_and_numbers_go_on(tmp_path):
+    box = Outbox(tmp_path / "outbox.db")
+    key = (await box.add_key(b"k" * 32, 2)).key_number
+    other = (await box.add_key(b"o" * 32, 0)).key_number
+    for number in range(12):
+        await put(box, Entry(key, ended(number, 100 * number), None, b"sealed", 1000))
+    await put(box, Entry(other, ended(0, 5), None, b"", 1000))
+    for first, count, proof in ((0, 4, b"proof"), (4, 4, b"proof"), (8, 2, None)):
+        await box.record_batch(StoredBatch(key, first, count, b"h" * 32, b"raw", b"leaves", None))
+        if proof is not None:
+            await box.record_settled(key, first, count, proof)
+    assert await box.drop_settled(300) == 0, "the last of the first batch ended at 300"
+    assert await box.drop_settled(301) == 4
+    assert box.batch_of(key, 3) is None
+    assert box.statement(ended(3, 0).id) is None
+    assert [row.number for row in box.statements(key, 0, 100)] == list(range(4, 12))
+    assert await box.drop_settled(1 << 60) == 4, "what is not settled stays, however old"
+    assert [row.number for row in box.statements(key, 0, 100)] == [8, 9, 10, 11]
+    assert box.batch_of(key, 8).transaction == b"raw"
+    assert (box.durable(key), box.durable(other)) == (12, 1)
+    await box.record_settled(key, 8, 2, b"proof")
+    await box.record_batch(StoredBatch(key, 10, 2, b"h" * 32, b"raw", b"leaves", None))
+    await box.record_settled(key, 10, 2, b"proof")
+    assert await box.drop_settled(1 << 60) == 4
+    box.close()
+    again = Outbox(tmp_path / "outbox.db")
+    assert (again.durable(key), again.statements(key, 0, 100)) == (12, [])
+    await put(again, Entry(key, ended(12, 9999), None, b"sealed", 1000))
+    assert again.durable(key) == 13
+    again.close()
+
+
+async def test_a_lone_statement_is_written_at_once_and_waits_for_what_the_writer_has(outbox):
+    key = (await outbox.add_key(b"k" * 32, 0)).key_number
+    order = []
+    outbox.put(entry(key, 0), lambda error: order.append((0, error)), alone=True)
+    assert order == [(0, None)]
+    assert outbox.durable(key) == 1
+    last = asyncio.get_running_loop().create_future()
+    outbox.put(entry(key, 1), lambda error: order.append((1, error)))
+    outbox.put(entry(key, 2), lambda error: (order.append((2, error)), last.set_result(None)), alone=True)
+    assert len(order) == 1, "the writer has one: nobody overtakes it"
+    await last
+    assert order == [(0, None), (1, None), (2, None)]
+    again = asyncio.get_running_loop().create_future()
+    outbox.put(entry(key, 2), again.set_result, alone=True)
+    assert isinstance(await again, OutboxUnwritable), "a number that was given is refused here as well"
+
+
 async def test_a_full_disk_stops_answers_and_loses_no_number(tmp_path):
     box = Outbox(tmp_path / "outbox.db", max_page_count=40)
     key = await box.add_key(b"k" * 32, 2)

@@ -63,6 +63,7 @@ class NodeConfig:
     threads: int = 1
     slots: int = 4
     retention_ms: int = 24 * HOUR_MS
+    receipt_retention_ms: int = 24 * HOUR_MS
     max_trust_gap_ms: int = DEFAULT_TRUST_GAP_MS
     flush_age_s: float = 0.2
 
@@ -208,14 +209,15 @@ class InferenceNode:
         return Terms(per_unit.to_bytes(16), version)
 
     async def retention(self) -> None:
-        """Delete openings after their time, until cancelled."""
+        """Delete openings and settled statements after their times, until cancelled."""
         while True:
             await asyncio.sleep(RETENTION_S)
-            before_ms = time.time_ns() // 1_000_000 - self._config.retention_ms
+            now_ms = time.time_ns() // 1_000_000
             try:
-                await self._outbox.drop_openings(before_ms)
+                await self._outbox.drop_openings(now_ms - self._config.retention_ms)
+                await self._outbox.drop_settled(now_ms - self._config.receipt_retention_ms)
             except AvowError as error:
-                log.warning("openings are not deleted: %s", error.detail)
+                log.warning("what is old is not deleted: %s", error.detail)
 
     async def close(self) -> None:
         await self.node.close()
@@ -277,6 +279,9 @@ def main(programs: Mapping[bytes, Loaded] | None = None) -> None:
     parser.add_argument("--threads", type=int, default=1, help="per job")
     parser.add_argument("--slots", type=int, default=4, help="jobs at once")
     parser.add_argument("--retention-hours", type=int, default=24, help="how long openings are kept")
+    parser.add_argument(
+        "--receipt-retention-hours", type=int, default=24, help="how long settled receipts are kept for who asks again"
+    )
     parser.add_argument("--max-trust-gap-ms", type=int, default=DEFAULT_TRUST_GAP_MS)
     given = parser.parse_args()
     config = NodeConfig(
@@ -290,6 +295,7 @@ def main(programs: Mapping[bytes, Loaded] | None = None) -> None:
         threads=given.threads,
         slots=given.slots,
         retention_ms=given.retention_hours * HOUR_MS,
+        receipt_retention_ms=given.receipt_retention_hours * HOUR_MS,
         max_trust_gap_ms=given.max_trust_gap_ms,
     )
     run(lambda: serve_node(config, programs))

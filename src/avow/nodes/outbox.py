@@ -9,7 +9,8 @@ Rules:
 4. Readers use a connection of their own, on the loop; they see what is committed.
 5. A statement with which nothing else waits is written on the loop itself: to hand it to the writer and back costs more than the
    flush. That is done only while the writer has nothing to do, so that there is one writer at a time.
-6. Statements stay; openings are deleted after their retention and are sealed under secrets that are not here (opening.py).
+6. Openings are deleted after their retention and are sealed under secrets that are not here (opening.py). Statements stay until
+   they are settled, and for their own retention after that; they go batch by batch, oldest first, each with its proof.
 """
 
 import asyncio
@@ -19,9 +20,11 @@ import sqlite3
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
+from avow.nodes.batches import ended_ms
 from avow.nodes.errors import OutboxUnwritable
 from avow.nodes.outbox_rows import SCHEMA, Entry, StoredBatch, StoredKey, StoredStatement
 
@@ -209,6 +212,14 @@ class Outbox:
             if deleted == 0:
                 return dropped
 
+    async def drop_settled(self, before_ms: int) -> int:
+        """Delete the batches that are settled and whose last answer ended before; how many statements that were."""
+        dropped = 0
+        for key in self.all_keys():
+            while count := await self.write(partial(_drop_oldest, key.key_number, before_ms)):
+                dropped += count
+        return dropped
+
     # Reading.
 
     def all_keys(self) -> list[StoredKey]:
@@ -218,9 +229,13 @@ class Outbox:
         ]
 
     def durable(self, key_number: int) -> int:
-        """How many statements of the key are durable: numbers 0 to that, without gap."""
-        row = self._reader.execute("select max(number) from statements where key_number = ?", (key_number,)).fetchone()
-        return 0 if row[0] is None else int(row[0]) + 1
+        """How many statements of the key were made durable: numbers 0 to that, without gap."""
+        row = self._reader.execute(
+            "select max(settled, ifnull((select max(number) + 1 from statements where key_number = keys.key_number), 0))"
+            " from keys where key_number = ?",
+            (key_number,),
+        ).fetchone()
+        return 0 if row is None else int(row[0])
 
     def statement(self, statement_id: bytes) -> StoredStatement | None:
         row = self._reader.execute(_STATEMENT + "where id = ?", (statement_id,)).fetchone()
@@ -377,6 +392,25 @@ class Outbox:
         self._handed -= 1
         if not future.done():
             future.set_exception(error)
+
+
+def _drop_oldest(key_number: int, before_ms: int, connection: sqlite3.Connection) -> int:
+    """Delete a key's oldest batch if it is settled and that old; how many statements it had."""
+    row = connection.execute(
+        "select first, count, proof is null from batches where key_number = ? order by first limit 1", (key_number,)
+    ).fetchone()
+    if row is None or row[2]:
+        return 0
+    first, count, _ = row
+    last = connection.execute(
+        "select columns from statements where key_number = ? and number = ?", (key_number, first + count - 1)
+    ).fetchone()
+    if last is None or ended_ms(last[0]) >= before_ms:
+        return 0
+    connection.execute("delete from batches where key_number = ? and first = ?", (key_number, first))
+    return connection.execute(
+        "delete from statements where key_number = ? and number >= ? and number < ?", (key_number, first, first + count)
+    ).rowcount
 
 
 def _range(reader: sqlite3.Connection, key_number: int, first: int, count: int) -> list[StoredStatement]:
