@@ -7,7 +7,8 @@ from avow.exact.hashing import INPUT_SLOT, OUTPUT_SLOT, Header, Recorder, Salts,
 from avow.exact.program import Program
 from avow.exact.prover import Subject
 from avow.exact.specification import KINDS, Parameters, Step
-from avow.exact.specification.machine import Memory, MemoryCells, run as machine_run
+from avow.exact.specification.machine import Memory, MemoryCells
+from avow.exact.specification.machine import run as machine_run
 from avow.exact.tensors import pack, size_of, unpack
 from avow.receipt import merkle
 from avow.receipt.encoding import encode, tagged_hash

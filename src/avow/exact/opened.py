@@ -72,7 +72,7 @@ class Openings:
         self._constants: dict[int, _View] = {}
         leaves: dict[int, bytes] = {}
         for tensor in proof.tensors:
-            layout = _layout(tensor.slot, header, head, site)
+            layout = _layout(tensor.slot, proof, header, head, site)
             digest = _digest(tensor, layout, SALT)
             if tensor.slot < header.leaves:
                 leaves[tensor.slot] = merkle.leaf_hash(digest)
@@ -112,15 +112,16 @@ def _view(views: Mapping[int, _View], key: int) -> _View:
     return view
 
 
-def _layout(slot: int, header: Header, head: Head, site: Site | None) -> Layout:
+def _layout(slot: int, proof: FraudProof, header: Header, head: Head, site: Site | None) -> Layout:
     """What the tensor in a slot has to be. Raises NotShown for a slot that has no business in the proof."""
-    if slot >= INPUT_SLOT and slot - INPUT_SLOT < len(head.inputs):
-        return input_layout(head, head.inputs[slot - INPUT_SLOT], header.steps, header.prompt)
-    if site is not None:
-        if OUTPUT_SLOT <= slot < INPUT_SLOT:
-            return output_layout(head, site.operator, header.steps, header.prompt)
+    if site is None:
+        if slot == proof.slot and 0 <= slot - INPUT_SLOT < len(head.inputs):
+            return input_layout(head, head.inputs[slot - INPUT_SLOT], header.steps, header.prompt)
+    elif slot == proof.slot and OUTPUT_SLOT <= slot < INPUT_SLOT:
+        return output_layout(head, site.operator, header.steps, header.prompt)
+    else:
         layout = site.layout_at(slot)
-        if layout is not None and slot < header.leaves:
+        if layout is not None and (slot < header.leaves or slot >= INPUT_SLOT):
             return layout
     raise NotShown("a tensor is opened that the fault does not need")
 
