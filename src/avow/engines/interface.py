@@ -5,6 +5,8 @@ from typing import Any, Literal, Protocol
 
 from avow.engines.completion import Emit
 from avow.engines.errors import InvalidOptions
+from avow.exact.hashing import Header, Trace
+from avow.exact.prover import OwnRun
 from avow.models.store import Progress, StoredProgram, no_progress
 
 ENGINES: Mapping[str, tuple[str, ...]] = {"llama": ("gguf",), "onnx": ("onnx",), "remote": ("none",)}
@@ -36,6 +38,24 @@ class Engine(Protocol):
 
     def close(self) -> None:
         """Frees the engine once running answers are done."""
+        ...
+
+
+class TracedEngine(Engine, Protocol):
+    """An engine of exact programs: the same answers with the trace that the method optimistic commits to."""
+
+    def traced_chat(
+        self, request: Mapping[str, Any], effective: Mapping[str, Any], seed: bytes, emit: Emit | None = None
+    ) -> tuple[dict[str, Any], Trace]:
+        """`chat`, and its trace salted from the opening's 32-byte seed. A cancelled run ends with `finish` "text"."""
+        ...
+
+    def traced_infer(self, request: Mapping[str, Any], seed: bytes) -> tuple[dict[str, Any], Trace]:
+        """`infer`, and its trace."""
+        ...
+
+    def replay(self, request: Mapping[str, Any], effective: Mapping[str, Any], seed: bytes, header: Header) -> OwnRun:
+        """The honest run of as many steps as `header` claims, kept whole: for who watches, and to answer demands."""
         ...
 
 
