@@ -74,6 +74,11 @@ SELECTORS = {
         "settle(bytes)": "d0322fbf",
         "void(bytes)": "25ef3aa4",
     },
+    "validators": {
+        "power(bytes32)": "71572da0",
+        "setPower(bytes32,uint64)": "5521920b",
+        "validators()": "ca1e7819",
+    },
 }
 
 HEAD = "pragma solidity ^0.8.0; interface X { %s }"

@@ -42,7 +42,7 @@ from avow.chain.errors import BadGenesis, Code, TransactionRefused
 from avow.chain.execution import CachedState, History, Machine, Outcome
 from avow.chain.genesis import Genesis
 from avow.chain.host import Block, Log, read_account, write_account
-from avow.chain.modules import beacon, measurements, watchers, window
+from avow.chain.modules import beacon, measurements, validators, watchers, window
 from avow.chain.state import Candidate, Overlay, Store
 from avow.chain.transaction import Transaction, decode_transaction
 from avow.receipt.encoding import encode
@@ -112,6 +112,7 @@ class Application:
         for address, balance in self.genesis.accounts:
             write_account(state, address, 0, balance)
         measurements.write_genesis(state, self.genesis)
+        validators.write_genesis(state, self.genesis)
         watchers.write_genesis(state, self.genesis)
         self._genesis_state = state
         return state
@@ -209,9 +210,10 @@ class Application:
             root = last_results_hash([result.deterministic() for result in results])
             state.put(_RESULTS, request.height.to_bytes(8) + root)
         beacon.record_block(state, self.genesis, block, request.hash, busy=bool(results))
+        updates = validators.updates(state, block)
         candidate = self.store.prepare(state.changes(), machine.history.leaves)
         self._pending = _Pending(candidate, request.height)
-        return FinalizeBlockResponse(tuple(results), candidate.app_hash)
+        return FinalizeBlockResponse(tuple(results), candidate.app_hash, validator_updates=updates)
 
     def _result(self, machine: Machine, raw: bytes) -> ExecTxResult:
         try:

@@ -116,6 +116,10 @@ class Code(IntEnum):
     ANSWER_REFUSED = 526
     WATCHER_APPOINTED = 530
     WATCHER_UNKNOWN = 531
+    # Validators.
+    VALIDATOR_UNKNOWN = 600
+    LAST_VALIDATOR = 601
+    TOO_MANY_VALIDATORS = 602
 
     @property
     def label(self) -> str:

@@ -26,14 +26,21 @@ from avow.chain.host import (
     revert_data,
     write_account,
 )
-from avow.chain.modules import bank, nodes, optimistic, registry, settlement
+from avow.chain.modules import bank, nodes, optimistic, registry, settlement, validators
 from avow.chain.state import Overlay, Store
 from avow.chain.transaction import Transaction
 from avow.receipt.encoding import encode_trusted
 
 MODULES: dict[bytes, Module] = {
     module.address: module
-    for module in (bank.MODULE, registry.MODULE, nodes.MODULE, settlement.MODULE, optimistic.MODULE)
+    for module in (
+        bank.MODULE,
+        registry.MODULE,
+        nodes.MODULE,
+        settlement.MODULE,
+        optimistic.MODULE,
+        validators.MODULE,
+    )
 }
 
 
