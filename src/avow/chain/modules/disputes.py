@@ -86,7 +86,7 @@ def load_waiting(host: Host, key: bytes, first: int) -> Waiting:
 
 
 def store_waiting(host: Host, key: bytes, first: int, waiting: Waiting) -> None:
-    host.store(_waiting_key(key, first), waiting.to_bytes())
+    host.store(_waiting_key(key, first), waiting.to_bytes() if waiting != Waiting() else None)
 
 
 def _waiting_key(key: bytes, first: int) -> bytes:
@@ -147,7 +147,7 @@ def finalise(host: Host, key: bytes, first: int) -> None:
     if batch.locked:
         bonds.release(host, batch.operator, batch.locked)
     store_batch(host, key, first, replace(batch, held=0, locked=0, state=BatchState.FINAL))
-    if waiting.orders or waiting != Waiting():
+    if waiting != Waiting():
         host.store(_waiting_key(key, first), None)
     host.log("Finalised", key, first, batch.operator, batch.held)
 
