@@ -53,6 +53,7 @@ SELECTORS = {
         "reattest(bytes32,bytes32,bytes)": "4e92dd9d",
         "register(uint8,bytes,bytes,bytes32,bytes)": "58cb8297",
         "reportEquivocation(bytes32,bytes,bytes)": "55029511",
+        "reportSubstitution(bytes32,bytes,bytes)": "f5dbb675",
         "retire(bytes32)": "1f2b6f23",
         "revocation(bytes32)": "b35d6315",
         "revoke(bytes32)": "b75c7dc6",

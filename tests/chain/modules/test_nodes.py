@@ -7,11 +7,12 @@ import pytest
 from avow.chain.errors import Code
 from avow.chain.genesis import AllowedMeasurement
 from avow.chain.modules import beacon, measurements, nodes, registry
+from avow.chain.modules.batch import MAX_STATEMENTS
 from avow.methods.registration import registration_digest
 from avow.methods.tee.attesters import DevelopmentAttester
 from avow.receipt.encoding import decode, encode
 from avow.receipt.standing import KeyRecord, KeyState
-from avow.receipt.statement import Method
+from avow.receipt.statement import Method, next_head
 from tests.chain.harness import (
     FAR_MS,
     PROGRAM,
@@ -326,6 +327,107 @@ def test_what_proves_no_equivocation(chain, node):
         result = chain.send("stranger", nodes.ADDRESS, "reportEquivocation", node.id, first, second)
         assert refused(result) == (Code.EVIDENCE_REFUSED, None)
     assert record(chain, node).state is KeyState.ACTIVE
+
+
+# --- Substitution ----------------------------------------------------------------------------------------------------
+
+
+def later(previous: bytes, statements) -> bytes:
+    """What the last of `statements` proves of all of them."""
+    last = statements[-1]
+    return encode([last.columns.number, previous, b"".join([item.hash for item in statements]), last.signature])
+
+
+def reported(chain, key, delivered, shown) -> Code:
+    result = chain.send("stranger", nodes.ADDRESS, "reportSubstitution", key.id, delivered, shown)
+    found = refused(result)
+    return Code.OK if found is None else found[0]
+
+
+@pytest.mark.parametrize("place", [0, 1, 3])
+def test_other_words_inside_a_settled_batch_revoke_the_key(chain, node, place):
+    """The batch has one signature, over its last statement: it is enough, wherever the other words stand."""
+    twin, previous = chain.new_key(), []
+    settled = []
+    for _ in range(4):
+        previous.append(node.head)
+        settled.append(node.sign())
+    for _ in range(place):
+        twin.sign()
+    delivered = twin.sign(amount=999)
+    assert chain.settle(node, settled).code == Code.OK
+    assert reported(chain, node, delivered.evidence(), later(previous[place], settled[place:])) is Code.OK
+    assert record(chain, node).state is KeyState.REVOKED
+    assert chain.view(nodes.ADDRESS, "revocation", node.id)[0] == 1
+    assert reported(chain, node, delivered.evidence(), later(previous[place], settled[place:])) is Code.KEY_LIFE
+
+
+def test_another_history_before_the_same_words_is_a_substitution(chain, node):
+    twin = chain.new_key()
+    node.sign(), twin.sign(amount=1)
+    previous = node.head
+    settled, delivered = [node.sign(), node.sign()], twin.sign()
+    assert settled[0].hash == delivered.hash
+    assert reported(chain, node, delivered.evidence(), later(previous, settled)) is Code.OK
+
+
+def test_what_proves_no_substitution(chain, node):
+    """An honest key's statements, shown in every way that does not fit."""
+    previous, statements = [], []
+    for _ in range(5):
+        previous.append(node.head)
+        statements.append(node.sign())
+    delivered = statements[1].evidence()
+    number, _, joined, signature = decode(later(previous[1], statements[1:]))
+    foreign = chain.new_key(generation=5)
+    foreign_statements = [foreign.sign(), foreign.sign(amount=3), foreign.sign()]
+    elsewhere = NodeKey("avow-0000000000000000", node.method, "operator", node.signing, node.transport, START_MS)
+    elsewhere_statements = [elsewhere.sign(), elsewhere.sign(amount=5), elsewhere.sign()]
+    swapped = joined[32:64] + joined[:32] + joined[64:]
+    cases = [
+        later(previous[1], statements[1:]),  # the truth
+        later(previous[1], statements[1:2]),
+        later(previous[0], statements),  # another number than the delivered one
+        later(previous[2], statements[2:]),
+        encode([number, previous[2], joined, signature]),
+        encode([number, previous[1], swapped, signature]),
+        encode([number, previous[1], bytes(32) + joined[32:], signature]),
+        encode([number, previous[1], joined[:-32] + bytes(32), signature]),
+        encode([number, previous[1], joined[:-1], signature]),
+        encode([number - 1, previous[1], joined[:-32], signature]),
+        encode([number + 1, previous[1], joined + bytes(32), signature]),
+        encode([number, previous[1], b"", signature]),
+        encode([number, previous[1], joined, statements[2].signature]),
+        encode([number, previous[1], joined, b""]),
+        encode([number, previous[1][:31], joined, signature]),
+        encode([number, previous[1], joined, signature, 0]),
+        encode([number, previous[1], joined]),
+        encode({"number": number}),
+        later(previous[1], foreign_statements[1:]),
+        later(foreign_statements[0].head, foreign_statements[1:]),
+        later(elsewhere_statements[0].head, elsewhere_statements[1:]),
+        later(previous[1], statements[1:]) + b"\0",
+        b"",
+    ]
+    for shown in cases:
+        assert reported(chain, node, delivered, shown) is Code.EVIDENCE_REFUSED, shown
+    for bad in (foreign_statements[1].evidence(), elsewhere_statements[1].evidence(), b"", b"\x84"):
+        assert reported(chain, node, bad, later(previous[1], statements[1:])) is Code.EVIDENCE_REFUSED
+    assert record(chain, node).state is KeyState.ACTIVE
+
+
+def test_the_longest_history_fits_into_one_report(chain, node):
+    twin, previous = chain.new_key(), node.head
+    delivered = twin.sign(amount=999)
+    statements = [node.sign()]
+    hashes = [statements[0].hash]
+    while len(hashes) < MAX_STATEMENTS - 1:  # statements that nobody signed one by one
+        digest = len(hashes).to_bytes(32)
+        node.head, node.next = next_head(node.head, digest), node.next + 1
+        hashes.append(digest)
+    last = node.sign()
+    shown = encode([last.columns.number, previous, b"".join([*hashes, last.hash]), last.signature])
+    assert reported(chain, node, delivered.evidence(), shown) is Code.OK
 
 
 # --- Measurements ----------------------------------------------------------------------------------------------------

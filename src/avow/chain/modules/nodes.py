@@ -1,7 +1,7 @@
 """The nodes module: keys, measurements, prices and the beacon behind one Solidity interface."""
 
 from avow.chain.host import Module, bind
-from avow.chain.modules import beacon, keys, measurements, prices
+from avow.chain.modules import beacon, keys, measurements, prices, substitution
 from avow.chain.solidity import load_interface
 
 ADDRESS = bytes.fromhex("0000000000000000000000000000000000000a03")
@@ -19,6 +19,7 @@ MODULE: Module = bind(
         "revoke": keys.revoke,
         "compromised": keys.compromised,
         "reportEquivocation": keys.report_equivocation,
+        "reportSubstitution": substitution.report_substitution,
         "keyRecord": keys.key_record,
         "keyState": keys.key_state,
         "revocation": keys.revocation,

@@ -62,6 +62,10 @@ interface Nodes {
     /// [number, statement hash, head, COSE_Sign1]. Anyone may report.
     function reportEquivocation(bytes32 key, bytes calldata first, bytes calldata second) external;
 
+    /// A delivered statement (as above) that is another, or has another history, in what the key signed later: canonical CBOR
+    /// [number, head before the delivered number, statement hashes from there to number joined, COSE_Sign1]. Anyone may report.
+    function reportSubstitution(bytes32 key, bytes calldata delivered, bytes calldata later) external;
+
     /// By governance: keys with this measurement may run `program` (0: any) from `fromMs` until `untilMs`.
     function allowMeasurement(bytes32 measurement, bytes32 program, uint64 fromMs, uint64 untilMs) external;
 
