@@ -243,7 +243,7 @@ def generated(seed=3, **changes):
         program, inputs, parameters = made(attempt, "generate")
         parameters = replace(parameters, max_tokens=4, **changes)
         claim = traces.traced(program, inputs, parameters)
-        if 2 <= claim.parsed.steps - claim.parsed.prompt and claim.parsed.steps < program.context:
+        if claim.parsed.steps - claim.parsed.prompt >= 2 and claim.parsed.steps < program.context:
             return claim, inputs, parameters
     raise AssertionError
 

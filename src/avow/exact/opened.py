@@ -17,50 +17,28 @@ from avow.exact.errors import NotOpened
 from avow.exact.fraud import FraudProof, NotCommitted, NotShown, Opened
 from avow.exact.hashing import INPUT_SLOT, OUTPUT_SLOT, SALT, Header
 from avow.exact.program import Head
-from avow.exact.sites import Layout, Site, input_layout, output_layout
-from avow.exact.tensors import WIDTHS, unpack
+from avow.exact.sites import ChunkedValues, Layout, Site, Values, input_layout, output_layout
 from avow.receipt import merkle
 from avow.receipt.encoding import encode
 
 
 class _View:
-    """The opened chunks of one tensor: its values, and which chunks were read."""
+    """The opened chunks of one tensor, and the values in them."""
 
-    __slots__ = ("_chunks", "_read", "_skip", "_type", "_width")
+    __slots__ = ("chunks", "type", "values")
 
     def __init__(self, kind: str, chunks: Mapping[int, bytes], skip: int) -> None:
         """`skip`: bytes of salt before each chunk's values."""
-        self._type = kind
-        self._width = WIDTHS[kind]
-        self._chunks = chunks
-        self._skip = skip
-        self._read: set[int] = set()
 
-    @property
-    def used(self) -> bool:
-        """Whether every chunk was read."""
-        return len(self._read) == len(self._chunks)
+        def chunk(number: int) -> bytes:
+            data = chunks.get(number)
+            if data is None:
+                raise NotOpened("a value that is read is not opened")
+            return data[skip:]
 
-    def read(self, kind: str, start: int, count: int) -> Sequence[int]:
-        if kind != self._type:
-            raise NotOpened("one tensor is read as of two types")
-        per_chunk = hashing.CHUNK // self._width
-        number, offset = divmod(start, per_chunk)
-        if offset + count <= per_chunk:
-            return self._part(number, offset, count)
-        found: list[int] = []
-        while count:
-            taken = min(count, per_chunk - offset)
-            found.extend(self._part(number, offset, taken))
-            number, offset, count = number + 1, 0, count - taken
-        return found
-
-    def _part(self, number: int, offset: int, count: int) -> Sequence[int]:
-        data = self._chunks.get(number)
-        if data is None:
-            raise NotOpened("a value that is read is not opened")
-        self._read.add(number)
-        return unpack(self._type, memoryview(data)[self._skip :], offset, count)
+        self.type = kind
+        self.chunks = chunks
+        self.values = ChunkedValues(kind, chunk)
 
 
 class Openings:
@@ -93,23 +71,26 @@ class Openings:
             self._constants[tensor.slot] = _View(source.type, dict(tensor.chunks), 0)
         check_under(records, head.constants, proof.constant_hashes, head.constants_root)
 
-    def run(self, slot: int, layout: Layout, start: int, count: int) -> Sequence[int]:
-        return _view(self._run, slot).read(layout.type, start, count)
+    def run(self, slot: int, layout: Layout) -> Values:
+        return _values(self._run, slot, layout)
 
-    def constant(self, number: int, layout: Layout, start: int, count: int) -> Sequence[int]:
-        return _view(self._constants, number).read(layout.type, start, count)
+    def constant(self, number: int, layout: Layout) -> Values:
+        return _values(self._constants, number, layout)
 
     def check_used(self) -> None:
         """Nothing is opened that was not read."""
-        if not all(view.used for view in (*self._run.values(), *self._constants.values())):
-            raise NotShown("more is opened than the fault needs")
+        for view in (*self._run.values(), *self._constants.values()):
+            if len(view.values.touched) != len(view.chunks):
+                raise NotShown("more is opened than the fault needs")
 
 
-def _view(views: Mapping[int, _View], key: int) -> _View:
+def _values(views: Mapping[int, _View], key: int, layout: Layout) -> Values:
     view = views.get(key)
     if view is None:
         raise NotOpened("a tensor that is read is not opened")
-    return view
+    if view.type != layout.type:
+        raise NotOpened("one tensor is read as of two types")
+    return view.values
 
 
 def _layout(slot: int, proof: FraudProof, header: Header, head: Head, site: Site | None) -> Layout:

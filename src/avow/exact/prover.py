@@ -24,7 +24,7 @@ from avow.exact.fraud import MAX_PROOF, FraudProof, Opened
 from avow.exact.hashing import ABSENT, CHUNK, INPUT_SLOT, OUTPUT_SLOT, SALT, Header, Salts, chunks, constant_chunk_hash
 from avow.exact.program import Program
 from avow.exact.referee import header_fault
-from avow.exact.sites import Layout, Site, SiteCells, origin_of_output, output_layout
+from avow.exact.sites import ChunkedValues, Layout, Site, SiteCells, origin_of_output, output_layout
 from avow.exact.specification import KINDS, Parameters, Step
 from avow.exact.tensors import WIDTHS, unpack, value_at
 from avow.receipt import merkle
@@ -202,22 +202,19 @@ class _Search:
 
     def _wrong_element(self, site: Site, index: int) -> FraudProof:
         operator = site.operator
-        own = {site.slot: {site.layout.chunk_of(index)}}
-        claimed = self._value(site.slot, site.layout, index)
-        if not operator.low <= claimed <= operator.high:
-            return self._opening("element", site, site.slot, index, own)
-        kind = KINDS[operator.kind]
         trail = _Trail(self)
-        cells = SiteCells(site, trail)
-        step = Step(site.step, site.prompt, Parameters(**self._header.parameters))
+        claimed = trail.run(site.slot, site.layout).get(index)
         witness = None
-        if kind.refute is None:
-            kind.element(operator, cells, index, step)
-        else:
-            witness = value_at(operator.type, self._run.tensor(site.slot), index)
-            kind.refute(operator, cells, claimed, index, witness, step)
-        trail.run_chunks.setdefault(site.slot, set()).update(own[site.slot])
-        return self._opening("element", site, site.slot, index, trail.run_chunks, witness, trail.constant_chunks)
+        if operator.low <= claimed <= operator.high:
+            kind = KINDS[operator.kind]
+            cells = SiteCells(site, trail)
+            step = Step(site.step, site.prompt, Parameters(**self._header.parameters))
+            if kind.refute is None:
+                kind.element(operator, cells, index, step)
+            else:
+                witness = value_at(operator.type, self._run.tensor(site.slot), index)
+                kind.refute(operator, cells, claimed, index, witness, step)
+        return self._opening("element", site, site.slot, index, trail.run_chunks(), witness, trail.constant_chunks())
 
     def _of_operator(
         self,
@@ -270,20 +267,14 @@ class _Search:
 
     # --- Values ----------------------------------------------------------------------------------------------------
 
-    def _value(self, slot: int, layout: Layout, index: int) -> int:
-        """A claimed value."""
-        return self.values(slot, layout, index, 1)[0]
-
-    def values(self, slot: int, layout: Layout, start: int, count: int) -> Sequence[int]:
-        """Claimed values; up to the first fault they are one's own."""
-        width = WIDTHS[layout.type]
-        first, last = layout.chunk_of(start), layout.chunk_of(start + count - 1)
+    def values(self, slot: int, layout: Layout) -> ChunkedValues:
+        """The claimed values in a slot; up to the first fault they are one's own."""
         tensor = self._claimed.tensor(slot)
-        data = b"".join(tensor.chunk(number)[SALT:] for number in range(first, last + 1))
-        return unpack(layout.type, data, start - first * CHUNK // width, count)
+        return ChunkedValues(layout.type, lambda number: tensor.chunk(number)[SALT:])
 
-    def constant_values(self, number: int, start: int, count: int) -> Sequence[int]:
-        return self._program.constants[number].values(start, count)
+    def constant(self, number: int) -> ChunkedValues:
+        constant = self._program.constants[number]
+        return ChunkedValues(constant.type, lambda at: memoryview(constant.data)[at * CHUNK : (at + 1) * CHUNK])
 
     def _site(self, slot: int) -> Site:
         step, number = divmod(slot, self._program.head.operators)
@@ -299,19 +290,23 @@ class _Trail:
 
     def __init__(self, search: _Search) -> None:
         self._search = search
-        self.run_chunks: dict[int, set[int]] = {}
-        self.constant_chunks: dict[int, set[int]] = {}
+        self._run: dict[int, ChunkedValues] = {}
+        self._constants: dict[int, ChunkedValues] = {}
 
-    def run(self, slot: int, layout: Layout, start: int, count: int) -> Sequence[int]:
-        if not count:
-            return ()
-        touched = range(layout.chunk_of(start), layout.chunk_of(start + count - 1) + 1)
-        self.run_chunks.setdefault(slot, set()).update(touched)
-        return self._search.values(slot, layout, start, count)
+    def run(self, slot: int, layout: Layout) -> ChunkedValues:
+        if slot not in self._run:
+            self._run[slot] = self._search.values(slot, layout)
+        return self._run[slot]
 
-    def constant(self, number: int, layout: Layout, start: int, count: int) -> Sequence[int]:
-        if not count:
-            return ()
-        touched = range(layout.chunk_of(start), layout.chunk_of(start + count - 1) + 1)
-        self.constant_chunks.setdefault(number, set()).update(touched)
-        return self._search.constant_values(number, start, count)
+    def constant(self, number: int, layout: Layout) -> ChunkedValues:  # noqa: ARG002
+        if number not in self._constants:
+            self._constants[number] = self._search.constant(number)
+        return self._constants[number]
+
+    def run_chunks(self) -> dict[int, set[int]]:
+        """The chunks that were touched, by slot."""
+        return {slot: set(values.touched) for slot, values in self._run.items() if values.touched}
+
+    def constant_chunks(self) -> dict[int, set[int]]:
+        """The chunks that were touched, by constant."""
+        return {number: set(values.touched) for number, values in self._constants.items() if values.touched}

@@ -259,7 +259,7 @@ def _judge_end(proof: FraudProof, header: Header, head: Head) -> Guilty:
 def _value(opened: Openings, slot: int, layout: Layout, index: int) -> int:
     if index >= layout.size:
         raise NotShown("there is no such value")
-    return opened.run(slot, layout, index, 1)[0]
+    return opened.run(slot, layout).get(index)
 
 
 def _leaf_site(proof: FraudProof, header: Header, head: Head) -> Site:

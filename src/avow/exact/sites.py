@@ -11,14 +11,14 @@ Rules:
 Pure: no clock, no input or output, integers and bytes only.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from avow.exact.errors import NotOpened
+from avow.exact.errors import NotOpened, Undefined
 from avow.exact.hashing import CHUNK, INPUT_SLOT
 from avow.exact.program import CACHE, CONSTANT, INPUT, PREVIOUS, Head, Operator, Source, Tensor
-from avow.exact.tensors import WIDTHS, size_of
+from avow.exact.tensors import WIDTHS, Buffer, size_of, unpack
 
 PAGE = 64
 """Positions in a page of a cache."""
@@ -134,14 +134,66 @@ def origin_of_output(head: Head, operator: Operator, prompt: int, index: int) ->
 # --- Reading -------------------------------------------------------------------------------------------------------
 
 
+class Values(Protocol):
+    """One tensor's values by flat index, inside of the tensor. Raises NotOpened for what is not at hand."""
+
+    def get(self, index: int) -> int:
+        """One value."""
+
+    def row(self, start: int, count: int) -> Sequence[int]:
+        """`count` values from `start` on."""
+
+
 class Reader(Protocol):
-    """Values of whole tensors by flat index. Raises NotOpened for what is not at hand."""
+    """The tensors of a run and of its program. Raises NotOpened for what is not at hand."""
 
-    def run(self, slot: int, layout: Layout, start: int, count: int) -> Sequence[int]:
-        """Of the tensor in a slot."""
+    def run(self, slot: int, layout: Layout) -> Values:
+        """The tensor in a slot."""
 
-    def constant(self, number: int, layout: Layout, start: int, count: int) -> Sequence[int]:
-        """Of a constant."""
+    def constant(self, number: int, layout: Layout) -> Values:
+        """A constant."""
+
+
+class ChunkedValues:
+    """A tensor's values out of its chunks, each unpacked when it is first touched. `touched` holds those by number."""
+
+    __slots__ = ("_chunk", "_per_chunk", "_type", "touched")
+
+    def __init__(self, kind: str, chunk: Callable[[int], Buffer]) -> None:
+        """`chunk` gives a chunk's bytes, without salt."""
+        self._type = kind
+        self._per_chunk = CHUNK // WIDTHS[kind]
+        self._chunk = chunk
+        self.touched: dict[int, Sequence[int]] = {}
+
+    def get(self, index: int) -> int:
+        number, offset = divmod(index, self._per_chunk)
+        return (self.touched.get(number) or self._touch(number))[offset]
+
+    def row(self, start: int, count: int) -> Sequence[int]:
+        number, offset = divmod(start, self._per_chunk)
+        if offset + count <= self._per_chunk:
+            return (self.touched.get(number) or self._touch(number))[offset : offset + count] if count else ()
+        found: list[int] = []
+        while count:
+            part = (self.touched.get(number) or self._touch(number))[offset : offset + count]
+            found.extend(part)
+            number, offset, count = number + 1, 0, count - len(part)
+        return found
+
+    def _touch(self, number: int) -> Sequence[int]:
+        values = self.touched[number] = unpack(self._type, self._chunk(number))
+        return values
+
+
+class _Zeros:
+    """A tensor of the step before the first."""
+
+    def get(self, index: int) -> int:  # noqa: ARG002
+        return 0
+
+    def row(self, start: int, count: int) -> Sequence[int]:  # noqa: ARG002
+        return (0,) * count
 
 
 class OutOfInterval(NotOpened):
@@ -157,53 +209,74 @@ class SiteCells:
         self._site = site
         self._reader = reader
         self._reads = MAX_READS
+        self._tensors: dict[int, tuple[Values, int, int, int]] = {}
+        self._pages: dict[tuple[int, int], Values] = {}
 
     def get(self, number: int, index: int) -> int:
-        return self.row(number, index, 1)[0]
+        values, size, low, high = self._tensors.get(number) or self._tensor(number)
+        self._spend(index, 1, size)
+        value = values.get(index)
+        if not low <= value <= high:
+            raise OutOfInterval("a value that the operator reads is outside of its interval")
+        return value
 
     def row(self, number: int, start: int, count: int) -> Sequence[int]:
-        source = self._site.operator.inputs[number]
-        layout = self._site.layout_of(source)
-        self._spend(start, count, layout.size)
-        if source.origin == CONSTANT:
-            return _checked(source, self._reader.constant(source.id, layout, start, count))
-        slot = self._site.slot_of(source)
-        if slot is None:
-            return (0,) * count
-        return _checked(source, self._reader.run(slot, layout, start, count))
+        values, size, low, high = self._tensors.get(number) or self._tensor(number)
+        self._spend(start, count, size)
+        return _inside(values.row(start, count), low, high)
 
     def cached(self, number: int, position: int, start: int, count: int) -> Sequence[int]:
-        site, source = self._site, self._site.operator.inputs[number]
-        if not 0 <= position <= site.step:
-            raise NotOpened("a position that is not in the cache")
-        layout = site.layout_of(source)
-        width, row = layout.size // PAGE, position % PAGE
+        source = self._site.operator.inputs[number]
+        if not 0 <= position <= self._site.step:
+            raise Undefined("a position that is not in the cache")
+        page, row = divmod(position, PAGE)
+        values = self._pages.get((number, page)) or self._page(number, page)
+        width = source.shape[0] if transposed(self._site.operator) else source.shape[1]
         self._spend(start, count, width)
-        slot = site.page_slot(source, position)
-        if not transposed(site.operator, number):
-            return _checked(source, self._reader.run(slot, layout, row * width + start, count))
-        found = [self._reader.run(slot, layout, at * PAGE + row, 1)[0] for at in range(start, start + count)]
-        return _checked(source, found)
+        if not transposed(self._site.operator):
+            return _inside(values.row(row * width + start, count), source.low, source.high)
+        found = [values.get(at * PAGE + row) for at in range(start, start + count)]
+        return _inside(found, source.low, source.high)
 
     def claimed(self, index: int) -> int:
         layout = self._site.layout
         self._spend(index, 1, layout.size)
-        return self._reader.run(self._site.slot, layout, index, 1)[0]
+        return self._reader.run(self._site.slot, layout).get(index)
+
+    def _tensor(self, number: int) -> tuple[Values, int, int, int]:
+        source = self._site.operator.inputs[number]
+        layout = self._site.layout_of(source)
+        slot = None if source.origin == CONSTANT else self._site.slot_of(source)
+        values: Values
+        if source.origin == CONSTANT:
+            values = self._reader.constant(source.id, layout)
+        elif slot is None:
+            values = _Zeros()
+        else:
+            values = self._reader.run(slot, layout)
+        found = self._tensors[number] = values, layout.size, source.low, source.high
+        return found
+
+    def _page(self, number: int, page: int) -> Values:
+        source = self._site.operator.inputs[number]
+        slot = self._site.page_slot(source, page * PAGE)
+        values = self._pages[number, page] = self._reader.run(slot, self._site.layout_of(source))
+        return values
 
     def _spend(self, start: int, count: int, size: int) -> None:
         if start < 0 or count < 0 or start + count > size:
-            raise NotOpened("a value outside of the tensor")
-        if count > self._reads:
-            raise NotOpened("more values than an element may read")
+            raise Undefined("a value outside of its tensor")
         self._reads -= count
+        if self._reads < 0:
+            raise Undefined("more values than an element may read")
 
 
-def transposed(operator: Operator, number: int) -> bool:
-    """Whether input `number`, a cache, has transposed pages: those of `mix` have."""
-    return operator.kind == "mix" and operator.inputs[number].origin == CACHE
+def transposed(operator: Operator) -> bool:
+    """Whether the pages that an operator reads are transposed: those of `mix` are."""
+    return operator.kind == "mix"
 
 
-def _checked(source: Source, values: Sequence[int]) -> Sequence[int]:
-    if values and (min(values) < source.low or max(values) > source.high):
+def _inside(values: Sequence[int], low: int, high: int) -> Sequence[int]:
+    if values and (min(values) < low or max(values) > high):
         raise OutOfInterval("a value that the operator reads is outside of its interval")
     return values
