@@ -87,6 +87,46 @@ async def test_a_head_that_does_not_come_costs_the_connection(node, make_gateway
             writer.close()
 
 
+async def test_a_connection_is_kept_while_it_is_used_and_closed_when_it_is_idle(node, make_gateway, monkeypatch):
+    made = protocol_module.LimitedProtocol.__init__
+
+    def impatient(self, *arguments, **named):
+        made(self, *arguments, **named)
+        self.timeout_keep_alive = 0.3
+
+    monkeypatch.setattr(protocol_module.LimitedProtocol, "__init__", impatient)
+    request = b"POST /v1/chat/completions HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\ncontent-length: %d\r\n%s\r\n%s"
+    body = chat()
+    async with make_gateway(node) as gateway:
+        host, _, port = gateway.url.removeprefix("http://").partition(":")
+
+        async def answer(reader):
+            head = await reader.readuntil(b"\r\n\r\n")
+            assert head.startswith(b"HTTP/1.1 200 OK\r\n")
+            lines = head.lower().split(b"\r\n")
+            [length] = [line for line in lines if line.startswith(b"content-length: ")]
+            assert json.loads(await reader.readexactly(int(length[16:])))["avow"]["id"]
+            return lines
+
+        async with asyncio.timeout(10):
+            reader, writer = await asyncio.open_connection(host, int(port))
+            whole = request % (len(body), b"", body)
+            for _ in range(3):  # longer in all than an idle connection lives
+                writer.write(whole)
+                assert b"connection: close" not in await answer(reader)
+                await asyncio.sleep(0.15)
+            writer.write(whole + whole)  # pipelined
+            await answer(reader)
+            await answer(reader)
+            assert await reader.read() == b"", "idle for too long"
+            writer.close()
+            reader, writer = await asyncio.open_connection(host, int(port))
+            writer.write(request % (len(body), b"connection: close\r\n", body))
+            assert b"connection: close" in await answer(reader)
+            assert await reader.read() == b""
+            writer.close()
+
+
 class Chain:
     def __init__(self, policy):
         self.policy = policy
