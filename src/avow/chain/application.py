@@ -242,6 +242,13 @@ class Application:
         retained = self.genesis.retain_blocks
         return CommitResponse(max(0, pending.height - retained) if retained else 0)
 
+    def restored(self) -> None:
+        """The store holds another state than before: a snapshot's."""
+        self._state = CachedState(self.store)
+        self._pending = None
+        self._genesis_state = None
+        self._admitted.clear()
+
     # --- Reading ----------------------------------------------------------------------------------------------------
 
     def query(self, request: QueryRequest) -> QueryResponse:

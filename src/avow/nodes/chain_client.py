@@ -27,6 +27,8 @@ from avow.chain.solidity import Function
 from avow.chain.transaction import address_of_private_key, intrinsic_gas, sign_transaction, transaction_hash
 from avow.errors import AvowError, Unavailable
 from avow.receipt.encoding import decode, from_base64url
+from avow.receipt.fields import mapping
+from avow.receipt.finality import BondProof, FinalityProof
 from avow.receipt.standing import KeyRecord, Standing
 from avow.receipt.trust import TrustPolicy
 
@@ -276,6 +278,19 @@ class ChainClient:
         """CBOR {"height", "leaves", "anchor", "block"} of the batch with a key's statement; None if it is not settled."""
         found = await self.rpc("avow_history", "0x" + key.hex(), hex(number))
         return None if found is None else from_base64url(found)
+
+    async def backing(self, key: bytes) -> tuple[Standing, BondProof] | None:
+        """A key's standing and its operator's bond under one signed header; None when it is not registered."""
+        found = await self.rpc("avow_backing", "0x" + key.hex())
+        if found is None:
+            return None
+        item = mapping(decode(from_base64url(found)), "backing", ("standing", "bond"))
+        return Standing.from_value(item["standing"]), BondProof.from_value(item["bond"])
+
+    async def finality(self, key: bytes, number: int) -> FinalityProof | None:
+        """The record of the optimistic batch with a key's statement, under a signed header; None if there is none."""
+        found = await self.rpc("avow_finality", "0x" + key.hex(), hex(number))
+        return None if found is None else FinalityProof.from_value(decode(from_base64url(found)))
 
     async def trust(self) -> TrustPolicy:
         """The policy that pins this network at its last block."""

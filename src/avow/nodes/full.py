@@ -28,6 +28,7 @@ from avow.chain.state import SqliteStore
 from avow.consensus.cometbft.binary import find
 from avow.consensus.cometbft.configuration import Folder as CometFolder
 from avow.consensus.cometbft.engine import CometBFTEngine
+from avow.consensus.cometbft.snapshots import SnapshotFolder
 from avow.consensus.embedded import EmbeddedEngine
 from avow.consensus.engine import Engine
 from avow.consensus.home import load_or_create_key
@@ -36,12 +37,14 @@ from avow.home import private_folder, write_private
 from avow.nodes.rpc.index import block_records
 from avow.nodes.rpc.node import ChainNode
 from avow.nodes.rpc.server import RpcApplication
+from avow.receipt.finality import OptimisticParameters
 
 FOLDER = "chain"
 GENESIS = "genesis.cbor"
 VALIDATOR_KEY = "validator.key"
 DATABASE = "chain.db"
 LOCK = "lock"
+SNAPSHOTS = "snapshots"
 STOP_GRACE_S = 3
 EMBEDDED, COMETBFT = "embedded", "cometbft"
 ENGINES = (EMBEDDED, COMETBFT)
@@ -73,6 +76,7 @@ def create_network(
     treasury: bytes | None = None,
     heartbeat_ms: int = 10_000,
     time_ms: int | None = None,
+    optimistic: OptimisticParameters | None = None,
 ) -> Genesis:
     """The genesis in HOME, made now when there is none yet: an existing network keeps the one it has."""
     folder = private_folder(home / FOLDER)
@@ -89,6 +93,7 @@ def create_network(
         attestation_roots=tuple(attestation_roots),
         measurements=tuple(measurements),
         heartbeat_ms=heartbeat_ms,
+        optimistic=optimistic or OptimisticParameters(),
     )
     write_private(file, genesis.to_bytes())
     return genesis
@@ -155,7 +160,12 @@ def _engine(
     if config.engine == EMBEDDED:
         return EmbeddedEngine(application, store, genesis, key, lock_path=lock, index=block_records)
     comet = CometFolder(folder / COMETBFT)
-    return CometBFTEngine(application, store, genesis, comet, find(), lock_path=lock, index=block_records)
+    snapshots = SnapshotFolder(
+        folder / SNAPSHOTS, store, interval=config.snapshot_interval, on_restored=application.restored
+    )
+    return CometBFTEngine(
+        application, store, genesis, comet, find(), snapshots=snapshots, lock_path=lock, index=block_records
+    )
 
 
 @contextlib.asynccontextmanager

@@ -10,6 +10,7 @@ Rules:
 4. A statement locks `required_bond`: at least what makes cheating a loss, S > G · (1 - p) / p, with G the gain, `gain_factor` times the
    amount, and p the share of statements that are checked; never less than the floor. Where the payer alone may open on
    chain, fewer can prove a fraud: four times that.
+5. A record is proven by a sparse Merkle proof under a signed block's app hash (standing.py, rules 2 and 3): what held before that block.
 
 Pure: no clock, no randomness, no input or output.
 """
@@ -18,8 +19,11 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Self
 
+from avow.errors import VerificationError
 from avow.receipt import fields
 from avow.receipt.encoding import Value, decode, encode
+from avow.receipt.headers import SignedBlock, app_hash
+from avow.receipt.merkle import SparseProof, sparse_root
 from avow.receipt.statement import TERMS_PAYER_OPENS
 
 BATCH_PREFIX = b"disputes/batch/"
@@ -130,6 +134,85 @@ class BondRecord:
         if record.locked > record.amount:
             raise fields.FieldError("more is locked than there is", field="locked")
         return record
+
+
+# --- Proofs (rule 5) ------------------------------------------------------------------------------------------------
+
+
+class RecordMismatch(VerificationError):
+    """A record is not under the header's app hash."""
+
+    code = "record_mismatch"
+
+
+@dataclass(frozen=True, slots=True)
+class FinalityProof:
+    """A batch's record, as hashed, and the block that proves it. The block's signatures are checked elsewhere."""
+
+    first: int
+    record: bytes
+    proof: SparseProof
+    history_root: bytes
+    block: SignedBlock
+
+    def to_value(self) -> dict[str, Value]:
+        return {
+            "first": self.first,
+            "record": self.record,
+            "proof": self.proof.to_value(),
+            "history_root": self.history_root,
+            "block": self.block.to_value(),
+        }
+
+    @classmethod
+    def from_value(cls, value: Value) -> Self:
+        """Raises FieldError."""
+        item = fields.mapping(value, "finality", ("first", "record", "proof", "history_root", "block"))
+        return cls(
+            first=fields.integer(item["first"], "first"),
+            record=fields.octets(item["record"], "record", 1, MAX_BATCH_RECORD),
+            proof=SparseProof.from_value(item["proof"]),
+            history_root=fields.octets(item["history_root"], "history_root", 32),
+            block=SignedBlock.from_value(item["block"]),
+        )
+
+    def check_membership(self, key: bytes) -> BatchRecord:
+        """The record of the batch that begins at `first` of key id `key`. Raises RecordMismatch."""
+        root = sparse_root(batch_key(key, self.first), self.record, self.proof)
+        if app_hash(root, self.history_root) != self.block.header.app_hash:
+            raise RecordMismatch("the batch's record is not under the header's app hash")
+        return BatchRecord.from_bytes(self.record)
+
+
+@dataclass(frozen=True, slots=True)
+class BondProof:
+    """An operator's bond under the same app hash as a key's standing. `record` None: it has none."""
+
+    record: bytes | None
+    proof: SparseProof
+
+    def to_value(self) -> dict[str, Value]:
+        return {"record": self.record, "proof": self.proof.to_value()}
+
+    @classmethod
+    def from_value(cls, value: Value) -> Self:
+        """Raises FieldError."""
+        item = fields.mapping(value, "bond", ("record", "proof"))
+        record = item["record"]
+        return cls(
+            record=None if record is None else fields.octets(record, "record", 1, MAX_BOND_RECORD),
+            proof=SparseProof.from_value(item["proof"]),
+        )
+
+    def check_membership(self, operator: bytes, history_root: bytes, expected: bytes) -> BondRecord:
+        """The bond of `operator` under app hash `expected`; an empty one where there is none. Raises RecordMismatch."""
+        root = sparse_root(bond_key(operator), self.record, self.proof)
+        if app_hash(root, history_root) != expected:
+            raise RecordMismatch("the operator's bond is not under the header's app hash")
+        return BondRecord() if self.record is None else BondRecord.from_bytes(self.record)
+
+
+# --- Parameters (rule 4) --------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)

@@ -51,6 +51,11 @@ def record(storage: Storage, genesis: Genesis, block: Block) -> None:
     storage.put(CLOCK_KEY, _Reading(clock, block.time_ms, block.height).to_bytes())
 
 
+def read(record: bytes | None, genesis: Genesis, block: Block) -> int:
+    """The clock in a block, in milliseconds, from its last record."""
+    return _last(genesis, record).at(genesis, block)
+
+
 def now(host: Host) -> int:
     """The clock in this block, in milliseconds."""
-    return _last(host.genesis, host.load(CLOCK_KEY)).at(host.genesis, host.block)
+    return read(host.load(CLOCK_KEY), host.genesis, host.block)

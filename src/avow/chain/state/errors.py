@@ -25,3 +25,9 @@ class StoreFailed(StateError):
     """The database could not read or write: a full disk, a lost file, another process."""
 
     code = "store_failed"
+
+
+class BadSnapshot(StateError):
+    """A snapshot, or a part of one, is not of the state that it says."""
+
+    code = "bad_snapshot"

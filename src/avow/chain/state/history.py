@@ -21,10 +21,15 @@ def node_key(height: int, index: int) -> bytes:
 
 def extend(history: MountainRange, leaves: Sequence[bytes]) -> tuple[MountainRange, dict[bytes, bytes]]:
     """The history with more leaves (data), and the nodes to store."""
+    return extend_hashed(history, [leaf_hash(leaf) for leaf in leaves])
+
+
+def extend_hashed(history: MountainRange, hashes: Sequence[bytes]) -> tuple[MountainRange, dict[bytes, bytes]]:
+    """The same, for leaves whose hashes alone are known."""
     peaks, size = list(history.peaks), history.size
     nodes: dict[bytes, bytes] = {}
-    for leaf in leaves:
-        height, carry = 0, leaf_hash(leaf)
+    for leaf in hashes:
+        height, carry = 0, leaf
         nodes[node_key(0, size)] = carry
         while size >> height & 1:
             carry = node_hash(peaks.pop(), carry)

@@ -125,6 +125,16 @@ class SqliteStore(Store):
         with _failures(), closing(sqlite3.connect(self._path, isolation_level=None, timeout=5)) as connection:
             connection.execute("PRAGMA wal_checkpoint(PASSIVE)")
 
+    def frozen(self) -> "SqliteStore":
+        """The committed state as it is now, on a connection of its own that later commits do not reach; to be closed. For reading in
+        another thread.
+        """
+        other = SqliteStore(self._path)
+        with _failures():
+            other._connection.execute("BEGIN")  # the read that follows pins it
+        other._load()
+        return other
+
     def _begin(self) -> None:
         with _failures():
             self._connection.execute("BEGIN IMMEDIATE")

@@ -14,7 +14,7 @@ from abc import ABC, abstractmethod
 from bisect import bisect_left
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
 from hashlib import sha256
 from typing import Self, cast
@@ -191,6 +191,21 @@ class Store(ABC):
             self._write(Table.RECORD, [(_COMMITTED, committed.encoded())])
             self._committed = committed
         return committed
+
+    def restore(self, height: int, values: Pairs, leaf_hashes: Sequence[bytes]) -> Committed:
+        """Make these values and this history the state of `height`, in a store that has none. Raises StaleCandidate."""
+        if self._committed != Committed() or next(self.iterate(b""), None) is not None:
+            raise StaleCandidate("there is a state already", height=self._committed.height)
+        candidate = self.prepare(values)
+        history, nodes = history_nodes.extend_hashed(_EMPTY_HISTORY, leaf_hashes)
+        return self.commit(replace(candidate, history=history, nodes=nodes), height)
+
+    def history_leaf(self, index: int) -> bytes:
+        """The hash of a leaf of the history. Raises CorruptState."""
+        node = self._read_node(history_nodes.node_key(0, index))
+        if node is None:
+            raise CorruptState("a leaf of the history is missing", index=index)
+        return node
 
     def put_records(self, items: Iterable[tuple[bytes, bytes | None]]) -> None:
         """Set records (None removes), in the open transaction or in one of their own."""

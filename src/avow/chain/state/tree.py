@@ -121,6 +121,18 @@ def _page(encoded: Mapping[bytes, bytes], prefix: str) -> list[Slot]:
     return _empty_page()
 
 
+def subtree(prefix: str, leaves: Iterable[Leaf]) -> Slot:
+    """What the tree holds at a prefix (lower-case hex digits) below which there are these leaves."""
+    entries: Entries = [(leaf[0].hex(), leaf) for leaf in leaves]
+    entries.sort(key=_hex_path)
+    return _grow(prefix, None, entries, {})
+
+
+def root_of(slots: list[Slot]) -> bytes:
+    """The root over the slots at every prefix of one length, in order: 16, 256, … of them."""
+    return _range_hash(slots, 0, len(slots))
+
+
 def prove(read: ReadPages, path: bytes) -> SparseProof:
     """The siblings on the way of `path`, and the other leaf that ends it, if one does."""
     siblings: list[bytes] = []

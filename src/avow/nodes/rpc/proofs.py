@@ -13,7 +13,8 @@ from typing import Any
 from avow.chain import views
 from avow.chain.application import SOFTWARE_VERSION
 from avow.chain.errors import Code
-from avow.chain.modules import settlement
+from avow.chain.host import Block
+from avow.chain.modules import optimistic, settlement, watchers, window
 from avow.methods.tee.roots import HARDWARE_ROOTS
 from avow.nodes.rpc import values
 from avow.nodes.rpc.ethereum import Method
@@ -22,7 +23,8 @@ from avow.nodes.rpc.values import RpcError
 from avow.receipt import merkle
 from avow.receipt.encoding import Value, base64url, decode, encode
 from avow.receipt.evidence import HistoryAnchor, ResultAnchor
-from avow.receipt.standing import KEY_PREFIX, Standing
+from avow.receipt.finality import BondProof, FinalityProof, batch_key, bond_key
+from avow.receipt.standing import KEY_PREFIX, KeyRecord, Standing
 from avow.receipt.trust import AttestationRoot, TrustPolicy
 
 
@@ -41,6 +43,9 @@ class ProofMethods:
             "avow_settlement": self._settlement,
             "avow_history": self._history,
             "avow_prove": self._prove,
+            "avow_backing": self._backing,
+            "avow_finality": self._finality,
+            "avow_optimistic": self._optimistic,
             "avow_waitForHeight": self._wait_for_height,
             "avow_waitForTransaction": self._wait_for_transaction,
         }
@@ -78,6 +83,26 @@ class ProofMethods:
         )
         return json.loads(policy.to_json())
 
+    async def _optimistic(self, _: list[Any]) -> dict[str, Any]:
+        """The method's parameters, its appointed watchers, and the window clock of a block made now; money in wei, as text."""
+        node, rules = self._node, self._node.genesis.optimistic
+        prefix = watchers.WATCHER_PREFIX
+        return {
+            "address": views.data(optimistic.ADDRESS),
+            "window_ms": rules.window_ms,
+            "move_ms": rules.move_ms,
+            "audit_ppm": rules.audit_ppm,
+            "gain_factor": rules.gain_factor,
+            "reveal_blocks": rules.reveal_blocks,
+            "bond_floor": str(rules.bond_floor),
+            "challenge_bond": str(rules.challenge_bond),
+            "demand_bond": str(rules.demand_bond),
+            "watchers": [views.address(key[len(prefix) :]) for key, _ in node.store.iterate(prefix)],
+            "clock": window.read(
+                node.store.get(window.CLOCK_KEY), node.genesis, Block(node.engine.height + 1, node.next_block_ms())
+            ),
+        }
+
     # --- Proofs -----------------------------------------------------------------------------------------------------
 
     async def _standing(self, params: list[Any]) -> str | None:
@@ -93,6 +118,43 @@ class ProofMethods:
 
         found, block = await self._node.proven(read)
         return None if found is None else base64url(encode(Standing(*found, block).to_value()))
+
+    async def _backing(self, params: list[Any]) -> str | None:
+        """{"standing", "bond"}: a key's standing and its operator's bond under one header; null when the key is not registered."""
+        key = values.key(values.parameter(params, 0, "key"), "key")
+        store = self._node.store
+
+        def read() -> tuple[tuple[bytes, merkle.SparseProof, bytes], BondProof] | None:
+            record = store.get(KEY_PREFIX + key)
+            if record is None:
+                return None
+            place = bond_key(KeyRecord.from_bytes(record).operator)
+            bond = BondProof(store.get(place), store.prove(place))
+            return (record, store.prove(KEY_PREFIX + key), store.committed.history.root()), bond
+
+        found, block = await self._node.proven(read)
+        if found is None:
+            return None
+        return base64url(encode({"standing": Standing(*found[0], block).to_value(), "bond": found[1].to_value()}))
+
+    async def _finality(self, params: list[Any]) -> str | None:
+        """The record of the optimistic batch with a key's statement (finality.FinalityProof); null if there is none."""
+        key = values.key(values.parameter(params, 0, "key"), "key")
+        number = values.quantity(values.parameter(params, 1, "number"), "number", maximum=(1 << 64) - 1)
+        store = self._node.store
+        batch = self._node.index.batch(key, number)
+        if batch is None:
+            return None
+        place = batch_key(key, batch.first)
+
+        def read() -> tuple[int, bytes, merkle.SparseProof, bytes] | None:
+            record = store.get(place)
+            if record is None:
+                return None
+            return batch.first, record, store.prove(place), store.committed.history.root()
+
+        found, block = await self._node.proven(read)
+        return None if found is None else base64url(encode(FinalityProof(*found, block).to_value()))
 
     async def _prove(self, params: list[Any]) -> str:
         """{"value", "proof", "history_root", "block"} of any state key, membership or absence."""
