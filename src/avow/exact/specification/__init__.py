@@ -10,7 +10,13 @@ from avow.exact.specification import choice, language, layout, products, regions
 from avow.exact.specification.cells import Cells, Parameters, Step
 from avow.exact.specification.checking import Form, Statistics
 from avow.exact.specification.kind import Kind
-from avow.exact.specification.openings import MAX_OPENING_BYTES, chunks_read, opening_bytes
+from avow.exact.specification.openings import (
+    MAX_OPENING_BYTES,
+    MAX_VALUES,
+    chunks_read,
+    opening_bytes,
+    values_read,
+)
 
 __all__ = [
     "KINDS",
@@ -43,12 +49,16 @@ def check_form(head: Head, index: int, operator: Operator) -> Kind:
     if kind is None:
         raise BadProgram(f"there is no kind of operator {operator.kind!r}", operator=index)
     kind.form(Form.under(head, index, operator))
-    size = opening_bytes(head, operator, kind.reads(operator, head.context))
+    reads = kind.reads(operator, head.context)
+    size = opening_bytes(head, operator, reads)
     if size > MAX_OPENING_BYTES:
         raise BadProgram(
             f"{operator.kind}: a wrong element needs {size} bytes of openings, more than {MAX_OPENING_BYTES}",
             operator=index,
         )
+    count = values_read(reads)
+    if count > MAX_VALUES:
+        raise BadProgram(f"{operator.kind}: an element reads {count} values, more than {MAX_VALUES}", operator=index)
     return kind
 
 
