@@ -89,7 +89,7 @@ def test_without_a_bond_nothing_settles_but_what_is_void():
     assert refused(network.chain.settle(network.key, made)) == (Code.BOND_INSUFFICIENT, 0)
     assert network.chain.settle(network.key, made, void=b"\x05").code == Code.OK
     record = BatchRecord.from_bytes(network.store.get(batch_key(network.key.id, 0)))
-    assert (record.held, record.locked) == (0, 0)
+    assert (record.held, record.locked, record.state) == (0, 0, BatchState.FINAL)
 
 
 def test_what_a_statement_locks():

@@ -96,6 +96,8 @@ def _waiting_key(key: bytes, first: int) -> bytes:
 def hold(host: Host, batch: Batch, operator: bytes, root: bytes, charged: int) -> tuple[int, int]:
     """Rule 2, by the settlement that has moved `charged` wei into the module's account. Deadline and what is locked.
 
+    A batch in which everything is void has nothing to dispute: it is final at once.
+
     Raises Refused (BOND_INSUFFICIENT) with the index of the first statement that the bond does not cover.
     """
     locked = _lock(host, operator, [
@@ -112,7 +114,7 @@ def hold(host: Host, batch: Batch, operator: bytes, root: bytes, charged: int) -
         deadline_clock=deadline,
         held=charged,
         locked=locked,
-        state=BatchState.OPEN,
+        state=BatchState.OPEN if locked else BatchState.FINAL,
     )
     store_batch(host, batch.key, batch.first, record)
     return deadline, locked
