@@ -18,12 +18,13 @@ from typing import Protocol
 from avow.exact.errors import NotOpened, Undefined
 from avow.exact.hashing import CHUNK, INPUT_SLOT
 from avow.exact.program import CACHE, CONSTANT, INPUT, PREVIOUS, Head, Operator, Source, Tensor
+from avow.exact.specification.openings import MAX_VALUES
 from avow.exact.tensors import WIDTHS, Buffer, size_of, unpack
 
 PAGE = 64
 """Positions in a page of a cache."""
-MAX_READS = 1 << 17
-"""Values that one element may read: twice what a proof can open at one byte each."""
+MAX_READS = MAX_VALUES + 1_024
+"""Values that one element may read. What is beyond the specification's bound are a choice's own earlier values, at most 255."""
 
 
 @dataclass(frozen=True, slots=True)
