@@ -82,13 +82,13 @@ async def running(home: Path, *, snapshot_interval: int = 0, **settings) -> Asyn
     accounts = tuple(account(name) for name in NAMES)
     create(NetConfig(home, port=free_ports(), heartbeat_ms=1_000, accounts=accounts, **settings))
     net = Net(home, snapshot_interval=snapshot_interval)
+    made = TestNet(home, net)
     try:
         await net.start()
-        made = TestNet(home, net)
         yield made
+    finally:
         for client in made.clients:
             await client.close()
-    finally:
         await net.stop()
 
 

@@ -17,6 +17,8 @@ from avow.consensus.cometbft.configuration import Folder
 from avow.consensus.cometbft.process import end_stale
 from avow.consensus.cometbft.rpc import CometRpc
 from avow.errors import AvowError
+from avow.nodes.chain_client import ChainClient
+from avow.nodes.net import grow
 from avow.receipt import light
 from avow.receipt.encoding import decode, from_base64url
 from avow.receipt.headers import SignedBlock
@@ -178,3 +180,46 @@ async def test_control_refuses_what_it_does_not_know(network):
         ):
             with pytest.raises(AvowError):
                 await net.net._answer({"validator": "0"} | request)
+
+
+async def test_a_node_joins_from_a_snapshot_gains_power_and_another_leaves(network):
+    """The set of validators is replaced by half; headers follow by the light client, and the joiner has the same state."""
+    async with network(snapshot_interval=5) as net:
+        genesis = Genesis.from_bytes((net.home / "genesis.cbor").read_bytes())
+        payer = net.client(0, secret("payer"))
+        at = max([await transfer(payer, number) for number in range(6)])
+        await net.reach(0, at + 6)  # a snapshot lies behind by now
+        place = await grow.add_node(net.home, from_snapshot=True)
+        net.clients.insert(net.count - 1, ChainClient(f"http://127.0.0.1:{place.rpc_port}"))
+        at = await transfer(payer, 20)
+        await net.reach(4, at, timeout_s=90)
+        status = await net.clients[4].rpc("avow_status")
+        assert status["base"] > 1  # nothing before the snapshot was replayed
+        assert len(await net.app_hashes(at)) == 1
+        joined = await grow.set_power(net.home, grow.validator_key(place), 10)
+        left = await grow.set_power(net.home, genesis.validators[3][0], 0)
+        await net.reach(0, left + 3)
+        trust = await net.clients[4].rpc("avow_trust")
+        keys = {item["public_key"] for item in trust["validators"]}
+        assert len(keys) == 4
+        rpc = CometRpc(f"tcp://127.0.0.1:{net.net.layout.validators[0].comet_rpc_port}")
+        sets = {height: await rpc.validators(height) for height in (joined + 1, joined + 2, left + 2)}
+        assert [len(found) for found in sets.values()] == [4, 5, 4]
+        headers = await rpc.signed_headers(range(joined, left + 4))
+        await rpc.close()
+        for (before, _), (after, commit) in itertools.pairwise(headers):
+            assert after.validators_hash == before.next_validators_hash
+            found = await validators_of(net, after.height)
+            light.verify_commit(genesis.chain_id, found, light.SignedHeader(after, commit))
+        # The node that left follows on; the one that joined signs.
+        at = await transfer(payer, 30)
+        await net.reach(3, at)
+        assert len(await net.app_hashes(at)) == 1
+
+
+async def validators_of(net, height: int):
+    rpc = CometRpc(f"tcp://127.0.0.1:{net.net.layout.validators[0].comet_rpc_port}")
+    try:
+        return await rpc.validators(height)
+    finally:
+        await rpc.close()
