@@ -1,0 +1,120 @@
+"""The runner over compiled kernels: lanes, batches, tracing in the loop."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from avow.exact.errors import BadRun
+from avow.exact.hashing import Tracer
+from avow.exact.kernels.lane import Lane
+from avow.exact.kernels.layout import DTYPES, Layout
+from avow.exact.kernels.lowering import LOWERINGS
+from avow.exact.kernels.machine import spread, view_of
+from avow.exact.kernels.tracer import BulkTracer
+from avow.exact.program import Program
+
+Integers = NDArray[Any]
+
+MOST_SAMPLES = 64
+"""Samples of one pass, at most."""
+PASS_BYTES = 256 * 1024
+"""Tensors of all samples of a pass stay below this, so that they stay near the core."""
+
+
+def layout_of(program: Program) -> Layout:
+    """The program's rows, for passes of as many samples as are good for it."""
+    most = 1
+    if program.mode == "once":
+        most = max(1, min(MOST_SAMPLES, program.context, PASS_BYTES // max(1, Layout(program, 1).bytes)))
+    layout = Layout(program, most)
+    for index, operator in enumerate(program.operators):
+        layout.begin(index)
+        LOWERINGS[operator.kind](layout, index, operator)
+    layout.end()
+    return layout
+
+
+def address_of(array: Integers) -> int:
+    return int(array.__array_interface__["data"][0])
+
+
+class CompiledRunner:
+    """See machine.py's rules."""
+
+    def __init__(self, program: Program, threads: int) -> None:
+        self._program = program
+        self._layout = layout_of(program)
+        self._outputs = [
+            (program.operators[number].shape, DTYPES[program.operators[number].type]) for number in program.outputs
+        ]
+        self._threads = threads if program.mode == "once" else 1
+        self._pool = spread(self._threads)
+        self._idle: list[Lane] = []
+
+    def run(self, inputs: Sequence[Integers], steps: int, tracer: Tracer | None) -> list[Integers]:
+        arrays = [np.ascontiguousarray(each) for each in inputs]
+        results = [np.empty((steps, *shape), dtype) for shape, dtype in self._outputs]
+        addresses = [address_of(each) for each in arrays], [address_of(each) for each in results]
+        if tracer is not None and not isinstance(tracer, BulkTracer):
+            self._step_by_step(addresses[0], results, steps, tracer)
+            return results
+        if tracer is not None:
+            tracer.reserve(steps)
+        if self._pool is None or steps < 2 * self._layout.most:
+            self._range(addresses, 0, steps, tracer)
+            return results
+        share = -(-steps // self._threads)
+        parts = [(first, min(steps, first + share)) for first in range(0, steps, share)]
+        for done in [self._pool.submit(self._range, addresses, *part, tracer) for part in parts]:
+            done.result()
+        return results
+
+    def _take(self) -> Lane:
+        try:
+            return self._idle.pop()
+        except IndexError:
+            return Lane(self._layout)
+
+    def _range(self, addresses: tuple[list[int], list[int]], first: int, last: int, tracer: BulkTracer | None) -> None:
+        """Steps first … last − 1."""
+        lane = self._take()
+        lane.begin()
+        lane.read_from(addresses[0])
+        if tracer is not None:
+            lane.trace_into(tracer.key, tracer.leaves)
+        fault = lane.steps(first, last, addresses[1])
+        self._idle.append(lane)
+        if fault:
+            self._refuse(fault)
+
+    def _step_by_step(self, inputs: list[int], results: list[Integers], steps: int, tracer: Tracer) -> None:
+        """One operator at a time, each value shown to the tracer, who may change it."""
+        lane = self._take()
+        lane.begin()
+        lane.read_from(inputs)
+        for step in range(steps):
+            for operator in range(len(self._program.operators)):
+                fault = lane.step(step, operator, operator + 1)
+                if fault:
+                    self._refuse(fault)
+                value = lane.value(operator, step)
+                tracer.record(step, operator, view_of(value))
+                self._check(operator, value)
+            for result, number in zip(results, self._program.outputs, strict=True):
+                result[step] = lane.value(number, step).view(result.dtype).reshape(result.shape[1:])
+            lane.carry()
+        self._idle.append(lane)
+
+    def _check(self, operator: int, value: Integers) -> None:
+        """A tracer may change a value, within its interval: later operators find places in memory by it."""
+        record = self._program.operators[operator]
+        values = value.view(DTYPES[record.type])
+        if int(values.min()) < record.low or int(values.max()) > record.high:
+            raise ValueError("a tracer put a value outside of its interval")
+
+    def _refuse(self, fault: int) -> None:
+        raise BadRun(
+            "an input has a value outside of its interval", input=self._program.operators[fault - 1].inputs[0].id
+        )

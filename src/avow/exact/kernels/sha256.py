@@ -1,0 +1,217 @@
+"""SHA-256 (FIPS 180-4) for kernels: whole, already padded messages, one or two at a time.
+
+Rules:
+1. A message lies in memory with its padding: `blocks` times 64 bytes. `pad` writes the padding.
+2. Where the processor has SHA instructions they are used, two messages interleaved: each round waits for the one before, and the second
+   message fills the gap. Elsewhere the rounds are written out.
+"""
+
+from typing import Any
+
+import numpy as np
+from llvmlite import ir
+from numba.core import types
+
+from avow.exact.kernels.compilation import helper, intrinsic
+from avow.exact.kernels.memory import uint8, uint8s, uint32, uint32s
+from avow.exact.kernels.simd import constant, declared, offset, read, shuffle, supports, write
+
+INITIAL = (
+    0x6A09E667, 0xBB67AE85, 0x3C6EF372, 0xA54FF53A, 0x510E527F, 0x9B05688C, 0x1F83D9AB, 0x5BE0CD19,
+)  # fmt: skip
+ROUNDS = (
+    0x428A2F98, 0x71374491, 0xB5C0FBCF, 0xE9B5DBA5, 0x3956C25B, 0x59F111F1, 0x923F82A4, 0xAB1C5ED5,
+    0xD807AA98, 0x12835B01, 0x243185BE, 0x550C7DC3, 0x72BE5D74, 0x80DEB1FE, 0x9BDC06A7, 0xC19BF174,
+    0xE49B69C1, 0xEFBE4786, 0x0FC19DC6, 0x240CA1CC, 0x2DE92C6F, 0x4A7484AA, 0x5CB0A9DC, 0x76F988DA,
+    0x983E5152, 0xA831C66D, 0xB00327C8, 0xBF597FC7, 0xC6E00BF3, 0xD5A79147, 0x06CA6351, 0x14292967,
+    0x27B70A85, 0x2E1B2138, 0x4D2C6DFC, 0x53380D13, 0x650A7354, 0x766A0ABB, 0x81C2C92E, 0x92722C85,
+    0xA2BFE8A1, 0xA81A664B, 0xC24B8B70, 0xC76C51A3, 0xD192E819, 0xD6990624, 0xF40E3585, 0x106AA070,
+    0x19A4C116, 0x1E376C08, 0x2748774C, 0x34B0BCB5, 0x391C0CB3, 0x4ED8AA4A, 0x5B9CCA4F, 0x682E6FF3,
+    0x748F82EE, 0x78A5636F, 0x84C87814, 0x8CC70208, 0x90BEFFFA, 0xA4506CEB, 0xBEF9A3F7, 0xC67178F2,
+)  # fmt: skip
+_FIRST = np.array(INITIAL, dtype=np.uint32)
+_CONSTANTS = np.array(ROUNDS, dtype=np.uint32)
+
+_I32 = ir.IntType(32)
+_I64 = ir.IntType(64)
+_WORDS = ir.VectorType(_I32, 4)
+
+Builder = Any
+Value = Any
+
+
+def _words(values: tuple[int, ...]) -> Value:
+    return ir.Constant(_WORDS, [ir.Constant(_I32, value) for value in values])
+
+
+def _call(builder: Builder, name: str, *arguments: Value) -> Value:
+    kind = ir.FunctionType(_WORDS, [_WORDS] * len(arguments))
+    return builder.call(declared(builder, kind, name), arguments)
+
+
+def _swapped(builder: Builder, value: Value) -> Value:
+    return _call(builder, "llvm.bswap.v4i32", value)
+
+
+# The SHA instructions hold the state as (f, e, b, a) and (h, g, d, c).
+_START = (
+    tuple(INITIAL[n] for n in (5, 4, 1, 0)),
+    tuple(INITIAL[n] for n in (7, 6, 3, 2)),
+)
+
+
+def _block(builder: Builder, states: list[tuple[Value, Value]], data: list[Value]) -> list[tuple[Value, Value]]:
+    """One block of each message, round by round in turn."""
+    lanes = range(len(states))
+    words = [
+        [_swapped(builder, read(builder, offset(builder, data[lane], 16 * n), _WORDS)) for n in range(4)]
+        for lane in lanes
+    ]
+    now = list(states)
+    for group in range(16):
+        round_words = _words(ROUNDS[4 * group : 4 * group + 4])
+        for lane in lanes:
+            message = words[lane]
+            if group >= 4:
+                mixed = _call(builder, "llvm.x86.sha256msg1", message[0], message[1])
+                mixed = builder.add(mixed, shuffle(builder, message[2], message[3], [1, 2, 3, 4]))
+                mixed = _call(builder, "llvm.x86.sha256msg2", mixed, message[3])
+                words[lane] = message = [*message[1:], mixed]
+            keyed = builder.add(message[3 if group >= 4 else group], round_words)
+            first, second = now[lane]
+            second = _call(builder, "llvm.x86.sha256rnds2", second, first, keyed)
+            first = _call(builder, "llvm.x86.sha256rnds2", first, second, shuffle(builder, keyed, keyed, [2, 3, 0, 1]))
+            now[lane] = (first, second)
+    return [
+        (builder.add(first, old[0]), builder.add(second, old[1]))
+        for (first, second), old in zip(now, states, strict=True)
+    ]
+
+
+def _instructions(builder: Builder, messages: list[Value], blocks: Value, targets: list[Value]) -> None:
+    entry, loop, after = builder.block, builder.append_basic_block("block"), builder.append_basic_block("hashed")
+    builder.branch(loop)
+    builder.position_at_end(loop)
+    number = builder.phi(_I64)
+    number.add_incoming(constant(0), entry)
+    states = []
+    for _ in messages:
+        halves = (builder.phi(_WORDS), builder.phi(_WORDS))
+        for half, start in zip(halves, _START, strict=True):
+            half.add_incoming(_words(start), entry)
+        states.append(halves)
+    places = [builder.add(message, builder.shl(number, constant(6))) for message in messages]
+    done = _block(builder, states, places)
+    following = offset(builder, number, 1)
+    number.add_incoming(following, loop)
+    for halves, results in zip(states, done, strict=True):
+        for half, result in zip(halves, results, strict=True):
+            half.add_incoming(result, loop)
+    builder.cbranch(builder.icmp_signed("<", following, blocks), loop, after)
+    builder.position_at_end(after)
+    for target, (first, second) in zip(targets, done, strict=True):
+        write(builder, _swapped(builder, shuffle(builder, first, second, [3, 2, 7, 6])), target)
+        write(builder, _swapped(builder, shuffle(builder, first, second, [1, 0, 5, 4])), offset(builder, target, 16))
+
+
+@intrinsic
+def _has_instructions(typing_context: Any) -> Any:  # noqa: ARG001
+    def generate(context: Any, builder: Builder, sig: Any, arguments: Any) -> Any:  # noqa: ARG001
+        return ir.Constant(ir.IntType(1), int(supports(context, "sha")))
+
+    return types.boolean(), generate
+
+
+@intrinsic
+def _one(typing_context: Any, message: Any, blocks: Any, target: Any) -> Any:  # noqa: ARG001
+    def generate(context: Any, builder: Builder, sig: Any, arguments: Any) -> Any:  # noqa: ARG001
+        if supports(context, "sha"):
+            _instructions(builder, [arguments[0]], arguments[1], [arguments[2]])
+        return context.get_dummy_value()
+
+    return types.void(types.int64, types.int64, types.int64), generate
+
+
+@intrinsic
+def _two(typing_context: Any, first: Any, second: Any, blocks: Any, one: Any, two: Any) -> Any:  # noqa: ARG001
+    def generate(context: Any, builder: Builder, sig: Any, arguments: Any) -> Any:  # noqa: ARG001
+        if supports(context, "sha"):
+            _instructions(builder, list(arguments[:2]), arguments[2], list(arguments[3:]))
+        return context.get_dummy_value()
+
+    return types.void(*[types.int64] * 5), generate
+
+
+@helper
+def _turn(word: int, count: int) -> int:
+    return uint32((word >> uint32(count)) | (word << uint32(32 - count)))
+
+
+@helper
+def _plain(message: int, blocks: int, target: int) -> None:
+    """Without SHA instructions."""
+    data = uint8s(message, 64 * blocks)
+    state = _FIRST.copy()
+    words = np.empty(64, np.uint32)
+    for block in range(blocks):
+        for n in range(16):
+            word = uint32(0)
+            for byte in range(4):
+                word = uint32((word << uint32(8)) | uint32(data[64 * block + 4 * n + byte]))
+            words[n] = word
+        for n in range(16, 64):
+            early, late = words[n - 15], words[n - 2]
+            small = _turn(early, 7) ^ _turn(early, 18) ^ (early >> uint32(3))
+            large = _turn(late, 17) ^ _turn(late, 19) ^ (late >> uint32(10))
+            words[n] = words[n - 16] + small + words[n - 7] + large
+        a, b, c, d, e, f, g, h = state[0], state[1], state[2], state[3], state[4], state[5], state[6], state[7]
+        for n in range(64):
+            first = uint32(
+                h + (_turn(e, 6) ^ _turn(e, 11) ^ _turn(e, 25)) + ((e & f) ^ (~e & g)) + _CONSTANTS[n] + words[n]
+            )
+            second = uint32((_turn(a, 2) ^ _turn(a, 13) ^ _turn(a, 22)) + ((a & b) ^ (a & c) ^ (b & c)))
+            h, g, f, e, d, c, b, a = g, f, e, uint32(d + first), c, b, a, uint32(first + second)
+        for n, word in enumerate((a, b, c, d, e, f, g, h)):
+            state[n] = uint32(state[n] + word)
+    out = uint8s(target, 32)
+    for n in range(8):
+        for byte in range(4):
+            out[4 * n + byte] = uint8((state[n] >> uint32(24 - 8 * byte)) & uint32(255))
+
+
+@helper
+def digest_one(message: int, blocks: int, target: int) -> None:
+    """SHA-256 of a padded message: 32 bytes at `target`."""
+    if _has_instructions():
+        _one(message, blocks, target)
+    else:
+        _plain(message, blocks, target)
+
+
+@helper
+def digest_two(first: int, second: int, blocks: int, one: int, two: int) -> None:
+    """Two padded messages of the same number of blocks."""
+    if _has_instructions():
+        _two(first, second, blocks, one, two)
+    else:
+        _plain(first, blocks, one)
+        _plain(second, blocks, two)
+
+
+@helper
+def pad(message: int, length: int) -> int:
+    """Write the padding behind `length` bytes; the number of blocks."""
+    blocks = (length + 9 + 63) // 64
+    data = uint8s(message, 64 * blocks)
+    data[length] = 0x80
+    data[length + 1 :] = 0
+    bits = 8 * length
+    at = 64 * blocks - 1
+    while bits:
+        data[at] = bits & 255
+        bits >>= 8
+        at -= 1
+    return blocks
+
+
+_ = uint32s

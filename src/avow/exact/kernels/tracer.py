@@ -1,0 +1,180 @@
+"""Tracers for machines: leaves in bulk, values kept or planted.
+
+Rules:
+1. `BulkTracer` gives the leaves, header and trace of exact/hashing.py's Recorder. The numba machine fills its leaves itself, operator by
+   operator while the output is still near the core; any other machine calls `record`.
+2. Every other tracer is called by the machine for each operator, with a writable view of the output itself: what a tracer changes there,
+   later operators read. `Planter` lives of that; honest tracers only read.
+"""
+
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from avow.exact.hashing import INPUT_SLOT, OUTPUT_SLOT, Buffer, Finish, Header, Salts, Trace, Tracer, trace_of
+from avow.exact.kernels import digests
+from avow.receipt.encoding import encode_trusted
+from avow.receipt.merkle import EMPTY_LIST_ROOT
+
+_DIGEST = digests.DIGEST_BYTES
+
+
+def _bytes_of(data: Buffer | NDArray[Any]) -> NDArray[np.uint8]:
+    array = data.reshape(-1).view(np.uint8) if isinstance(data, np.ndarray) else np.frombuffer(data, np.uint8)
+    return np.ascontiguousarray(array)
+
+
+class BulkTracer:
+    """Rule 1. One for each run."""
+
+    def __init__(self, seed: bytes, operators: int) -> None:
+        self.operators = operators
+        self.key: NDArray[np.uint8] = np.frombuffer(Salts(seed).key, np.uint8)
+        self.leaves: NDArray[np.uint8] = np.zeros((0, _DIGEST), np.uint8)
+        self._scratch: NDArray[np.uint8] = np.empty(digests.scratch_bytes(1 << 16), np.uint8)
+
+    def reserve(self, steps: int) -> None:
+        """Room for the leaves of so many steps; absent ones are zeros."""
+        wanted = steps * self.operators
+        if len(self.leaves) < wanted:
+            grown = np.zeros((max(wanted, 2 * len(self.leaves)), _DIGEST), np.uint8)
+            grown[: len(self.leaves)] = self.leaves
+            self.leaves = grown
+
+    def record(self, step: int, operator: int, data: Buffer) -> None:
+        self.reserve(step + 1)
+        slot = step * self.operators + operator
+        self.leaves[slot] = self._digest(slot, _bytes_of(data))
+
+    def _digest(self, slot: int, data: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        need = digests.scratch_bytes(len(data))
+        if len(self._scratch) < need:
+            self._scratch = np.empty(need, np.uint8)
+        target = np.empty(_DIGEST, np.uint8)
+        signed = slot - (1 << 64) if slot >> 63 else slot
+        digests.digest(
+            data.ctypes.data, len(data), self.key.ctypes.data, signed, self._scratch.ctypes.data, target.ctypes.data
+        )  # fmt: skip
+        return target
+
+    def finish(
+        self,
+        *,
+        program: bytes,
+        steps: int,
+        prompt: int,
+        parameters: Mapping[str, int],
+        finish: Finish,
+        inputs: Sequence[Buffer],
+        outputs: Sequence[Buffer],
+    ) -> Trace:
+        self.reserve(steps)
+        count = steps * self.operators
+        root = EMPTY_LIST_ROOT
+        if count:
+            nodes = np.empty(_DIGEST * count + 256, np.uint8)
+            digests.leaves_root(self.leaves.ctypes.data, count, nodes.ctypes.data)
+            root = nodes[:_DIGEST].tobytes()
+        header = Header(
+            program=program,
+            steps=steps,
+            prompt=prompt,
+            parameters=parameters,
+            finish=finish,
+            leaves=count,
+            root=root,
+            inputs=tuple(self._digest(INPUT_SLOT + at, _bytes_of(data)).tobytes() for at, data in enumerate(inputs)),
+            outputs=tuple(self._digest(OUTPUT_SLOT + at, _bytes_of(data)).tobytes() for at, data in enumerate(outputs)),
+        )
+        encoded = encode_trusted(header.to_value())
+        return Trace(encoded, trace_of(encoded), Leaves(self.leaves[:count]))
+
+
+class Leaves(Sequence[bytes]):
+    """Digests in one array, as a sequence of 32 bytes each."""
+
+    __slots__ = ("_array",)
+
+    def __init__(self, array: NDArray[np.uint8]) -> None:
+        self._array = array
+
+    def __len__(self) -> int:
+        return len(self._array)
+
+    def __getitem__(self, index: Any) -> Any:
+        if isinstance(index, slice):
+            return [row.tobytes() for row in self._array[index]]
+        return self._array[index].tobytes()
+
+    def __eq__(self, other: object) -> bool:
+        return (
+            isinstance(other, Sequence)
+            and len(self) == len(other)
+            and all(a == b for a, b in zip(self, other, strict=True))
+        )
+
+    def __hash__(self) -> int:
+        return hash(self._array.tobytes())
+
+
+class Keeper:
+    """Keeps values, all or those of some slots, and hands on to another tracer. `tensors[slot]` are bytes."""
+
+    def __init__(self, inner: Tracer, operators: int, slots: Collection[int] | None = None) -> None:
+        self.tensors: dict[int, bytes] = {}
+        self._inner = inner
+        self._operators = operators
+        self._slots = slots
+
+    def record(self, step: int, operator: int, data: Buffer) -> None:
+        slot = step * self._operators + operator
+        if self._slots is None or slot in self._slots:
+            self.tensors[slot] = bytes(data)
+        self._inner.record(step, operator, data)
+
+    def finish(self, **ends: Any) -> Trace:
+        for first, tensors in ((INPUT_SLOT, ends["inputs"]), (OUTPUT_SLOT, ends["outputs"])):
+            self.tensors.update({first + at: bytes(data) for at, data in enumerate(tensors)})
+        return self._inner.finish(**ends)
+
+
+@dataclass(frozen=True, slots=True)
+class Plant:
+    """A changed byte: at a step and an operator, `change` of the byte at `at` (from the end, if negative).
+
+    `goes_on`: later operators read the changed value; else only the record is changed.
+    """
+
+    step: int
+    operator: int
+    at: int = 0
+    goes_on: bool = True
+    change: Callable[[int], int] = lambda value: value ^ 1
+
+
+class Planter:
+    """A lying node's tracer, for tests: changes what is recorded (rule 2)."""
+
+    def __init__(self, inner: Tracer, plants: Sequence[Plant]) -> None:
+        self._inner = inner
+        self._plants = {(plant.step, plant.operator): plant for plant in plants}
+        self.planted: list[Plant] = []
+
+    def record(self, step: int, operator: int, data: Buffer) -> None:
+        plant = self._plants.get((step, operator))
+        if plant is None:
+            self._inner.record(step, operator, data)
+            return
+        view = memoryview(data)
+        before = view[plant.at]
+        view[plant.at] = plant.change(before)
+        self.planted.append(plant)
+        self._inner.record(step, operator, data)
+        if not plant.goes_on:
+            view[plant.at] = before
+
+    def finish(self, **ends: Any) -> Trace:
+        return self._inner.finish(**ends)
