@@ -191,8 +191,9 @@ async def test_a_node_joins_from_a_snapshot_gains_power_and_another_leaves(netwo
         await net.reach(0, at + 6)  # a snapshot lies behind by now
         place = await grow.add_node(net.home, from_snapshot=True)
         net.clients.insert(net.count - 1, ChainClient(f"http://127.0.0.1:{place.rpc_port}"))
+        await net.reach(4, at + 1, timeout_s=90)
         at = await transfer(payer, 20)
-        await net.reach(4, at, timeout_s=90)
+        await net.reach(4, at)
         status = await net.clients[4].rpc("avow_status")
         assert status["base"] > 1  # nothing before the snapshot was replayed
         assert len(await net.app_hashes(at)) == 1
