@@ -141,6 +141,7 @@ class Delivery:
             created_ms=time.time_ns() // 1_000_000,
             requester_signature=job.requester_signature,
             authorisation=job.authorisation,
+            traced=(result.seed, result.header) if result.header else None,
         )
         receipt: list[bytes] = []
 

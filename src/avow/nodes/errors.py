@@ -31,6 +31,25 @@ class MethodNotServed(InputError):
     code = "method_not_served"
 
 
+class NotTraced(InputError):
+    """The program is not an exact one: nobody could check its answer by running it again."""
+
+    code = "not_exact"
+
+
+class NotEntitled(AvowError):
+    """The caller chose who may check this answer, and it is not who asks."""
+
+    code = "not_entitled"
+    http_status = 403
+
+
+class BondExhausted(Unavailable):
+    """The node's bond does not cover one more open statement."""
+
+    code = "bond_exhausted"
+
+
 class EndpointMismatch(InputError):
     """The program does not answer at this endpoint."""
 

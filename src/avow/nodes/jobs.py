@@ -31,6 +31,8 @@ class Job(msgspec.Struct, array_like=True, frozen=True, forbid_unknown_fields=Tr
     `endpoint` is method and path as committed. `seed` is the opening secret if the caller chose it. `requester` and its
     EIP-712 signature over the request commitment come together or not at all. `authorisation` is the payer's consent to
     this one charge where no allowance on chain covers it. `client_key` is the caller's ephemeral P-256 point for MACs.
+    For optimistic, `audience` (the CBOR of receipt/audience.py) says who may check the answer, the default where it is None, and
+    `payer_opens` that the payer alone may open it on chain.
     """
 
     endpoint: Annotated[str, msgspec.Meta(max_length=256)]
@@ -47,6 +49,8 @@ class Job(msgspec.Struct, array_like=True, frozen=True, forbid_unknown_fields=Tr
     client_key: Point | None = None
     stream: bool = False
     deadline_ms: Annotated[int, msgspec.Meta(ge=1, le=MAX_DEADLINE_MS)] = DEFAULT_DEADLINE_MS
+    audience: Annotated[bytes, msgspec.Meta(max_length=512)] | None = None
+    payer_opens: bool = False
 
 
 class Consent(msgspec.Struct, array_like=True, frozen=True, forbid_unknown_fields=True):
@@ -131,7 +135,10 @@ class Signed(msgspec.Struct, array_like=True, frozen=True, forbid_unknown_fields
 
 
 class Result(msgspec.Struct, array_like=True, frozen=True, forbid_unknown_fields=True):
-    """What a run ends in. `body` is empty for a stream; `sealed` is the whole opening, sealed under the seed."""
+    """What a run ends in. `body` is empty for a stream; `sealed` is the whole opening, sealed under the seed.
+
+    `header` is the trace's (exact/hashing.py) for optimistic, else empty.
+    """
 
     signed: Signed
     body: bytes
@@ -140,6 +147,7 @@ class Result(msgspec.Struct, array_like=True, frozen=True, forbid_unknown_fields
     sealed: bytes
     complete: bool
     usage: dict[str, int]
+    header: bytes = b""
 
 
 class Answer(msgspec.Struct, array_like=True, frozen=True, forbid_unknown_fields=True):

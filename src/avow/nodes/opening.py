@@ -2,7 +2,8 @@
 
 Rules:
 1. What is stored is AES-256-GCM over the opening's MessagePack, under H("avow/opening-key/1", seed), its random nonce in
-   front. The seed is not stored: without the caller's secret the stored bytes are noise, also to the node's operator.
+   front. The seed is not stored: without the caller's secret the stored bytes are noise, also to the node's operator. Optimistic
+   answers are the exception: those whom the caller let check them get the opening, so its seed is kept until they are final.
 2. The request commitment is the associated data: an opening unseals for its own receipt alone.
 """
 

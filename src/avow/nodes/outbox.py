@@ -56,7 +56,7 @@ _STATEMENT = (
     "select key_number, number, id, columns, private, previous_head, signature, requester_signature, authorisation,"
     " backing, opening, void from statements "
 )
-_BATCH = "select key_number, first, count, transaction_hash, transaction_bytes, leaves, proof from batches "
+_BATCH = "select key_number, first, count, transaction_hash, transaction_bytes, leaves, proof, finality from batches "
 
 
 class Outbox:
@@ -167,7 +167,7 @@ class Outbox:
 
         def work(connection: sqlite3.Connection) -> None:
             connection.execute(
-                "insert or replace into batches values (?,?,?,?,?,?,?)",
+                "insert or replace into batches values (?,?,?,?,?,?,?,?)",
                 (
                     batch.key_number,
                     batch.first,
@@ -175,6 +175,7 @@ class Outbox:
                     batch.transaction_hash,
                     batch.transaction,
                     batch.leaves,
+                    None,
                     None,
                 ),
             )
@@ -191,6 +192,19 @@ class Outbox:
             )
             connection.execute(
                 "update keys set settled = max(settled, ?) where key_number = ?", (first + count, key_number)
+            )
+
+        await self.write(work)
+
+    async def record_final(self, batch: StoredBatch, finality: bytes) -> None:
+        """Nobody can challenge the batch any more: the proof is kept, and what watchers were given goes."""
+
+        def work(connection: sqlite3.Connection) -> None:
+            place = (batch.key_number, batch.first)
+            connection.execute("update batches set finality = ? where key_number = ? and first = ?", (finality, *place))
+            connection.execute(
+                "delete from traced where key_number = ? and number >= ? and number < ?",
+                (*place, batch.first + batch.count),
             )
 
         await self.write(work)
@@ -257,6 +271,19 @@ class Outbox:
         ).fetchone()
         batch = None if row is None else StoredBatch(*row)
         return batch if batch is not None and number < batch.first + batch.count else None
+
+    def traced(self, key_number: int, number: int) -> tuple[bytes, bytes] | None:
+        """Seed and trace header of an optimistic statement, until it is final."""
+        row = self._reader.execute(
+            "select seed, header from traced where key_number = ? and number = ?", (key_number, number)
+        ).fetchone()
+        return None if row is None else (bytes(row[0]), bytes(row[1]))
+
+    def open_batches(self, method: int) -> list[StoredBatch]:
+        """The settled batches of keys of `method` whose finality is not proven yet, in the order of their numbers."""
+        keys = "(select key_number from keys where method = ?)"
+        where = f"where key_number in {keys} and proof is not null and finality is null order by key_number, first"
+        return [StoredBatch(*row) for row in self._reader.execute(_BATCH + where, (method,))]
 
     def backing(self, number: int) -> bytes:
         row = self._reader.execute("select content from backings where backing = ?", (number,)).fetchone()
@@ -329,6 +356,10 @@ class Outbox:
                     number = opening
                     opening += 1
                     writer.execute("insert into openings values (?,?,?)", (number, entry.created_ms, entry.sealed))
+                if entry.traced is not None:
+                    writer.execute(
+                        "insert into traced values (?,?,?,?)", (entry.key_number, signed.number, *entry.traced)
+                    )
                 row = (
                     entry.key_number,
                     signed.number,

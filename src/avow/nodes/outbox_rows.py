@@ -19,14 +19,21 @@ create index if not exists statement_ids on statements (id);
 create table if not exists openings (opening integer primary key, created_ms integer not null, sealed blob not null);
 create table if not exists batches (
   key_number integer not null, first integer not null, count integer not null, transaction_hash blob not null,
-  transaction_bytes blob not null, leaves blob not null, proof blob,
+  transaction_bytes blob not null, leaves blob not null, proof blob, finality blob,
   primary key (key_number, first)) without rowid;
+create table if not exists traced (
+  key_number integer not null, number integer not null, seed blob not null, header blob not null,
+  primary key (key_number, number)) without rowid;
 """
 
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One signed statement to keep. `backing` is the evidence that its key shares, by number; `sealed` the sealed opening."""
+    """One signed statement to keep. `backing` is the evidence that its key shares, by number; `sealed` the sealed opening.
+
+    `traced`: of an optimistic statement, the opening's seed and the trace's header. They are what watchers get, and what demands
+    are answered from, until nobody can challenge the statement any more.
+    """
 
     key_number: int
     signed: Signed
@@ -36,6 +43,7 @@ class Entry:
     requester_signature: bytes | None = None
     authorisation: bytes | None = None
     void: int = 0
+    traced: tuple[bytes, bytes] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +77,10 @@ class StoredKey:
 
 @dataclass(frozen=True, slots=True)
 class StoredBatch:
-    """A batch that was or may have been sent. `leaves` are 33 bytes each; `proof` is the chain's, once there."""
+    """A batch that was or may have been sent. `leaves` are 33 bytes each; `proof` is the chain's, once there.
+
+    `finality`: of an optimistic batch, the chain's proof that it is final, once there.
+    """
 
     key_number: int
     first: int
@@ -78,3 +89,4 @@ class StoredBatch:
     transaction: bytes
     leaves: bytes
     proof: bytes | None
+    finality: bytes | None = None

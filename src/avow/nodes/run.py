@@ -7,21 +7,25 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import msgspec
 
 from avow.errors import AvowError, InputError
-from avow.nodes.errors import Cancelled, EngineFailure
+from avow.exact.hashing import Header, Trace, trace_of
+from avow.exact.prover import OwnRun
+from avow.nodes.errors import Cancelled, EngineFailure, NotTraced
 from avow.nodes.jobs import Begin, Chunks, Consent, Head, Job, Result, Terms
 from avow.nodes.opening import Opening, seal
 from avow.nodes.signer import Charge, Signer
 from avow.nodes.splice import PrivateEncoder
+from avow.receipt.audience import Audience
 from avow.receipt.commitment import commit, effective_parts, request_parts, response_body
+from avow.receipt.encoding import decode
 from avow.receipt.requester import Requester
-from avow.receipt.statement import StreamEnd
+from avow.receipt.statement import TERMS_PAYER_OPENS, Method, StreamEnd
 from avow.receipt.stream import Assembly, ChunkMAC, stream_next, stream_start
 
 log = logging.getLogger(__name__)
@@ -49,6 +53,17 @@ class Engine(Protocol):
     ) -> dict[str, Any]: ...
     def infer(self, request: Any) -> dict[str, Any]: ...
     def close(self) -> None: ...
+
+
+@runtime_checkable
+class Traced(Protocol):
+    """What a runner of optimistic jobs needs beside it (engines/interface.py, TracedEngine)."""
+
+    def traced_chat(
+        self, request: Any, effective: dict[str, Any], seed: bytes, emit: Callable[[dict[str, Any]], bool | None] | None
+    ) -> tuple[dict[str, Any], Trace]: ...
+    def traced_infer(self, request: Any, seed: bytes) -> tuple[dict[str, Any], Trace]: ...
+    def replay(self, request: Any, effective: dict[str, Any], seed: bytes, header: Header) -> OwnRun: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +101,7 @@ class _Prepared:
     effective_commitment: bytes
     started_ms: int
     consent: Consent | None
+    audience: Audience | None
 
 
 _Ready = tuple[bytes, bytes | None, bytes]
@@ -230,12 +246,16 @@ class Run:
             usage=outcome.usage,
             stream=outcome.stream,
             complete=outcome.complete,
+            audience=prepared.audience,
         )
         amount = outcome.units * int.from_bytes(self._terms.per_unit)
         if prepared.consent is not None:  # what is beyond it would not settle, and be this node's fault
             amount = min(amount, prepared.consent.most)
         ended_ms = max(prepared.started_ms, time.time_ns() // 1_000_000)
         charge = Charge(job.program, job.payer, outcome.units, amount, self._terms.price_version, ended_ms)
+        if outcome.header:
+            terms = TERMS_PAYER_OPENS if job.payer_opens else 0
+            charge = replace(charge, trace=trace_of(outcome.header), terms=terms)
         signed = signer.sign(charge, private)
         result = Result(
             signed,
@@ -245,6 +265,7 @@ class Run:
             outcome.sealed,
             outcome.complete,
             dict(outcome.usage),
+            outcome.header,
         )
         self._sink.end(result)
 
@@ -293,7 +314,17 @@ class Run:
             effective_commitment=commit("effective", seed, effective_parts(effective_json)),
             started_ms=started_ms,
             consent=Consent.of(job),
+            audience=self._audience(),
         )
+
+    def _audience(self) -> Audience | None:
+        """Who may check the answer, where the method lets others check it. Raises InputError."""
+        stated = self.job.audience
+        if self._signer.method is not Method.OPTIMISTIC:
+            if stated is not None or self.job.payer_opens:
+                raise InputError("only an optimistic answer has an audience", param="avow-audience")
+            return None
+        return Audience() if stated is None else Audience.from_value(decode(stated))
 
     def _check_requester(self, request_commitment: bytes) -> None:
         job = self.job
@@ -308,14 +339,26 @@ class Run:
 
     def _whole(self, prepared: _Prepared) -> "_Outcome":
         """An answer in one piece."""
-        engine = self._loaded.engine
-        if self._loaded.kind == "chat":
-            answer = engine.chat(prepared.request, prepared.effective, self._is_cancelled)
-        else:
-            answer = engine.infer(prepared.request)
+        answer, header = self._answer(prepared, self._is_cancelled)
         self._check_cancelled()
         usage, units = _usage(self._loaded.kind, answer)
-        return self._outcome(prepared, answer, usage=usage, units=units, stream=None, complete=True)
+        return self._outcome(prepared, answer, header, usage=usage, units=units, stream=None, complete=True)
+
+    def _answer(
+        self, prepared: _Prepared, emit: Callable[[dict[str, Any]], bool | None]
+    ) -> tuple[dict[str, Any], bytes]:
+        """The engine's answer, and for optimistic the header of its trace."""
+        engine, chat = self._loaded.engine, self._loaded.kind == "chat"
+        if self._signer.method is not Method.OPTIMISTIC:
+            answer = engine.chat(prepared.request, prepared.effective, emit) if chat else engine.infer(prepared.request)
+            return answer, b""
+        if not isinstance(engine, Traced):
+            raise NotTraced("only exact programs can be checked by running them again", program=self._loaded.name)
+        if chat:
+            answer, trace = engine.traced_chat(prepared.request, prepared.effective, self._seed, emit)
+        else:
+            answer, trace = engine.traced_infer(prepared.request, self._seed)
+        return answer, trace.header
 
     def _is_cancelled(self, _chunk: dict[str, Any]) -> bool:
         return self._cause is not None
@@ -332,11 +375,12 @@ class Run:
         begin = Begin(self._seed, prepared.effective_json, signer.signing_key, signer.transport_key)
         self._loop.call_soon_threadsafe(self._begin, begin)
         answer: dict[str, Any] = {}
+        header = b""
         complete = True
         try:
-            answer = self._loaded.engine.chat(prepared.request, prepared.effective, self._emit)
+            answer, header = self._answer(prepared, self._emit)
         except Exception as error:
-            if not self._made:
+            if not self._made or signer.method is Method.OPTIMISTIC:  # without a trace there is no statement
                 raise
             if not isinstance(error, AvowError):
                 log.exception("the engine of %s broke off a stream", self._loaded.name)
@@ -347,7 +391,7 @@ class Run:
         usage, units = _usage(self._loaded.kind, answer)
         end = StreamEnd(self._head, self._made)
         assembled = self._assembly.answer()
-        return self._outcome(prepared, assembled, usage=usage, units=units, stream=end, complete=complete)
+        return self._outcome(prepared, assembled, header, usage=usage, units=units, stream=end, complete=complete)
 
     def _emit(self, chunk: dict[str, Any]) -> bool:
         """Called by the engine for each chunk, in the worker. True tells it to stop."""
@@ -371,6 +415,7 @@ class Run:
         self,
         prepared: _Prepared,
         answer: Mapping[str, Any],
+        header: bytes,
         *,
         usage: tuple[tuple[str, int], ...],
         units: int,
@@ -384,6 +429,7 @@ class Run:
             parts.append(("stream", last))
         opening = Opening(job.endpoint, job.body, prepared.effective_json, body, last)
         return _Outcome(
+            header=header,
             body=b"" if job.stream else body,
             response_commitment=commit("response", seed, parts),
             sealed=seal(opening, seed, prepared.request_commitment),
@@ -398,6 +444,7 @@ class Run:
 class _Outcome:
     """What the worker hands to the loop for signing."""
 
+    header: bytes
     body: bytes
     response_commitment: bytes
     sealed: bytes

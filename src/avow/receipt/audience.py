@@ -9,6 +9,7 @@ Rules:
 Pure: no clock, no randomness, no input or output.
 """
 
+import re
 from collections.abc import Collection
 from dataclasses import dataclass
 from enum import StrEnum
@@ -18,6 +19,7 @@ from avow.receipt import fields
 from avow.receipt.encoding import Value
 
 MAX_KEYS = 16
+_ADDRESS = re.compile(r"0x[0-9a-fA-F]{40}")
 
 
 class AudienceKind(StrEnum):
@@ -52,6 +54,21 @@ class Audience:
         if keys and kind != AudienceKind.WATCHERS:
             raise fields.FieldError("only an audience of watchers names keys", field="audience.keys")
         return cls(AudienceKind(kind), keys)
+
+    @classmethod
+    def from_text(cls, text: str) -> Self:
+        """ "public", "payer", or "watchers" and addresses after it: "watchers,0x…,0x…" in any order. Raises FieldError."""
+        kind, *keys = text.split(",")
+        if len(keys) > MAX_KEYS:
+            raise fields.FieldError(f"an audience names at most {MAX_KEYS} keys", field="audience")
+        if not all(_ADDRESS.fullmatch(key) for key in keys):
+            raise fields.FieldError("an audience's keys are addresses, 0x and 40 hexadecimal digits", field="audience")
+        named: list[Value] = [*sorted(bytes.fromhex(key[2:]) for key in keys)]
+        return cls.from_value({"kind": kind, "keys": named})
+
+    def to_text(self) -> str:
+        """The inverse."""
+        return ",".join((self.kind.value, *("0x" + key.hex() for key in self.keys)))
 
     def admits(self, address: bytes, *, payer: bytes, appointed: Collection[bytes]) -> bool:
         """Whether `address` is one of the audience. `appointed`: the network's watchers."""

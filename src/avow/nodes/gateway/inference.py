@@ -35,7 +35,7 @@ from avow.nodes.gateway.options import MAX_MODEL_NAME, Options, avow_headers, re
 from avow.nodes.gateway.protocol import HeaderList
 from avow.nodes.gateway.settled import TrustGap
 from avow.nodes.jobs import CHAT, Answer, Begin, Chunks, Consent, Head, Job
-from avow.receipt.encoding import base64url
+from avow.receipt.encoding import base64url, encode
 from avow.receipt.receipt import Receipt
 
 STREAM_HEADERS: HeaderList = (
@@ -140,6 +140,8 @@ class Inference:
             client_key=options.client_key,
             stream=stream,
             deadline_ms=self._limits.deadline_ms,
+            audience=None if options.audience is None else encode(options.audience.to_value()),
+            payer_opens=options.payer_opens,
         )
 
     async def _whole(self, call: _Call, node: Node, job: Job, options: Options, send: Send) -> None:

@@ -4,7 +4,9 @@ Rules:
 1. Headers: avow-method, avow-finality, avow-nonce (base64url, 8–64 bytes), avow-seed (base64url, 32 bytes), avow-client-key
    (base64url, 65-byte uncompressed P-256 point), avow-requester (receipt/requester.py, rule 4), avow-authorisation
    (receipt/authorisation.py, rule 4), which needs avow-requester and avow-seed: the account that asks is the one that pays.
-2. The member `avow` may hold method, finality and nonce. What header and member both say must be the same.
+   For optimistic answers: avow-audience says who may check the answer, "public", "payer", or "watchers" and up to 16 addresses after it
+   ("watchers,0x…,0x…"; receipt/audience.py); avow-opening "payer" forbids others to open it on chain ("anyone" is the default).
+2. The member `avow` may hold method, finality, nonce, audience and opening. What header and member both say must be the same.
 3. Unknown `avow-` headers and members are refused, and headers that occur twice: a typing error must not weaken an answer.
 4. A caller without a nonce gets one from the gateway, and the statement says that it is the gateway's.
 
@@ -19,8 +21,10 @@ import msgspec
 
 from avow.errors import EncodingError, TooLarge
 from avow.nodes.gateway.errors import BadOption, ConflictingOptions, MalformedRequest
+from avow.receipt.audience import Audience
 from avow.receipt.authorisation import StatedAuthorisation
 from avow.receipt.encoding import from_base64url
+from avow.receipt.fields import FieldError
 from avow.receipt.requester import Requester
 from avow.receipt.statement import Method
 
@@ -39,6 +43,8 @@ _KNOWN_HEADERS = frozenset(
         b"avow-client-key",
         b"avow-requester",
         b"avow-authorisation",
+        b"avow-audience",
+        b"avow-opening",
     )
 )
 
@@ -49,6 +55,8 @@ class AvowMember(msgspec.Struct, forbid_unknown_fields=True):
     method: str | None = None
     finality: str | None = None
     nonce: str | None = None
+    audience: str | None = None
+    opening: str | None = None
 
 
 class RequestHead(msgspec.Struct):
@@ -74,6 +82,8 @@ class Options:
     client_key: bytes | None
     requester: Requester | None
     authorisation: StatedAuthorisation | None = None
+    audience: Audience | None = None
+    payer_opens: bool = False
 
 
 def read_head(body: bytes) -> RequestHead:
@@ -121,6 +131,9 @@ def read_options(found: dict[bytes, bytes], member: AvowMember | None, random: C
     if client_key is not None and client_key[0] != 4:
         raise BadOption("avow-client-key is an uncompressed P-256 point", param="avow-client-key")
     requester, authorisation = _requester(found), _authorisation(found)
+    opening = _either(found, "opening", member.opening) or "anyone"
+    if opening not in ("anyone", "payer"):
+        raise BadOption("opening is anyone or payer", param="avow.opening")
     return Options(
         method=method,
         finality="settled" if finality == "settled" else "instant",
@@ -130,7 +143,18 @@ def read_options(found: dict[bytes, bytes], member: AvowMember | None, random: C
         client_key=client_key,
         requester=requester,
         authorisation=authorisation,
+        audience=_audience(_either(found, "audience", member.audience)),
+        payer_opens=opening == "payer",
     )
+
+
+def _audience(text: str | None) -> Audience | None:
+    if text is None:
+        return None
+    try:
+        return Audience.from_text(text)
+    except FieldError as error:
+        raise BadOption(error.detail, param="avow.audience") from error
 
 
 def _either(found: dict[bytes, bytes], name: str, in_body: str | None) -> str | None:
