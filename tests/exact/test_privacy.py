@@ -77,9 +77,7 @@ def dictionary_finds(claim, posted):
     for slot, data in claim.tensors.items():
         parts = list(chunks(data))
         for number, chunk in enumerate(parts):
-            if any(
-                merkle.leaf_hash(salt + chunk) in seen or (len(chunk) > 8 and salt + chunk in seen) for salt in salts
-            ):
+            if any(merkle.leaf_hash(salt + chunk) in seen or (any(salt) and salt + chunk in seen) for salt in salts):
                 found.add((slot, number))
         for salt in salts:
             root = merkle.root([salt + chunk for chunk in parts])
