@@ -37,18 +37,22 @@ class Cells(Protocol):
     """One operator's inputs at one step, by input number and flat index. Raises NotOpened for what is not at hand.
 
     A source at the previous step gives zeros at step 0. A source that is a program input is the whole run's tensor: step s reads the
-    flat indices from s · size on. An index is never outside of the tensor, except where the operator's own input led there: a
-    Cells refuses that with NotOpened.
+    flat indices from s · size on. An index is outside of its tensor only where a value that the operator read led there; a Cells
+    raises Undefined or NotOpened then.
     """
 
     def get(self, number: int, index: int) -> int:
         """One value of input `number`."""
+        ...
 
     def row(self, number: int, start: int, count: int) -> Sequence[int]:
         """`count` values from a flat index on."""
+        ...
 
     def cached(self, number: int, position: int, start: int, count: int) -> Sequence[int]:
         """Of a cache: `count` values from `start` on in the row of W values that was appended at `position`."""
+        ...
 
     def claimed(self, index: int) -> int:
         """One value of the operator's own output as it was committed to; refutations alone read it."""
+        ...

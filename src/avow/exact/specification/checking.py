@@ -141,9 +141,11 @@ class Statistics(Protocol):
 
     def extent(self, constant: Constant) -> Interval:
         """The least and the largest value."""
+        ...
 
     def row_sums(self, constant: Constant, rows: int) -> Sequence[tuple[int, int]]:
         """Of each of `rows` equal rows: the sum of its positive values, and the absolute sum of its negative ones."""
+        ...
 
 
 class PlainStatistics:
