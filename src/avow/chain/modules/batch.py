@@ -190,25 +190,41 @@ class Batch:
         return statements, head
 
     def _hash_optimistic(self, method: int, head: bytes) -> tuple[list[bytes], bytes]:
+        pack, hash_of = _OPTIMISTIC_PREIMAGE.pack, sha256
+        programs, payers = self.programs, self.payers
         statements = []
-        for index, number in enumerate(range(self.first, self.first + len(self))):
-            preimage = _OPTIMISTIC_PREIMAGE.pack(
-                _STATEMENT_TAG,
-                number,
-                self.programs[self.program[index]],
-                self.payers[self.payer[index]],
-                method,
-                self.units[index],
-                self.amount_bytes[index],
-                self.prices[index],
-                self.ended_ms[index],
-                self.trace[index],
-                self.terms[index],
-                self.private[index],
-            )
-            statement = sha256(preimage).digest()
+        columns = zip(
+            range(self.first, self.first + len(self)),
+            self.program,
+            self.payer,
+            self.units,
+            self.amount_bytes,
+            self.prices,
+            self.ended_ms,
+            self.trace,
+            self.terms,
+            self.private,
+            strict=True,
+        )
+        for number, program, payer, units, amount, price, ended, trace, terms, private in columns:
+            statement = hash_of(
+                pack(
+                    _STATEMENT_TAG,
+                    number,
+                    programs[program],
+                    payers[payer],
+                    method,
+                    units,
+                    amount,
+                    price,
+                    ended,
+                    trace,
+                    terms,
+                    private,
+                )
+            ).digest()
             statements.append(statement)
-            head = sha256(_HEAD_TAG + head + statement).digest()
+            head = hash_of(_HEAD_TAG + head + statement).digest()
         return statements, head
 
     def root(self, statements: Sequence[bytes]) -> bytes:

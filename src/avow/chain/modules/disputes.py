@@ -13,7 +13,6 @@ All of a batch's money is in the module's account: the sum over open batches of 
 and demands, and rewards not yet paid is its balance.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Self
 
@@ -100,10 +99,7 @@ def hold(host: Host, batch: Batch, operator: bytes, root: bytes, charged: int) -
 
     Raises Refused (BOND_INSUFFICIENT) with the index of the first statement that the bond does not cover.
     """
-    locked = _lock(host, operator, [
-        host.genesis.optimistic.required_bond(amount, terms) if not cause else 0
-        for amount, terms, cause in zip(batch.amounts, batch.terms, batch.void, strict=True)
-    ])  # fmt: skip
+    locked = _lock(host, operator, batch)
     clock = window.now(host)
     deadline = clock + host.genesis.optimistic.window_ms
     record = BatchRecord(
@@ -120,11 +116,16 @@ def hold(host: Host, batch: Batch, operator: bytes, root: bytes, charged: int) -
     return deadline, locked
 
 
-def _lock(host: Host, operator: bytes, shares: Sequence[int]) -> int:
-    total = sum(shares)
+def _lock(host: Host, operator: bytes, batch: Batch) -> int:
+    """Rule 2's part about the bond; what is locked."""
+    required = host.genesis.optimistic.required_bond
+    columns = list(zip(batch.amounts, batch.terms, strict=True))
+    shares = {column: required(*column) for column in set(columns)}
+    locked = [0 if cause else shares[column] for column, cause in zip(columns, batch.void, strict=True)]
+    total = sum(locked)
     free = bonds.load_bond(host, operator).free
     if total > free:
-        for index, share in enumerate(shares):
+        for index, share in enumerate(locked):
             free -= share
             if free < 0:
                 raise Refused(Code.BOND_INSUFFICIENT, index)
