@@ -7,10 +7,14 @@ Rules:
 3. Errors: ChainUnavailable when the chain does not answer, Refused when a module refuses (with its code and index),
    ChainRejected for everything else that the chain says no to.
 4. Nothing that the chain says is trusted here beyond the node's own operation: proofs are passed on to who checks them.
+5. `url` may name several nodes of the chain, separated by commas (endpoints.py): a call that one does not answer goes to the next.
+   What was sent to one that is gone is sent again by whoever waits for it.
 """
 
 import asyncio
+import contextlib
 import io
+from collections.abc import Sequence
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Self
@@ -26,6 +30,7 @@ from avow.chain.modules import bank, nodes, settlement
 from avow.chain.solidity import Function
 from avow.chain.transaction import address_of_private_key, intrinsic_gas, sign_transaction, transaction_hash
 from avow.errors import AvowError, Unavailable
+from avow.nodes.endpoints import Endpoints
 from avow.receipt.encoding import decode, from_base64url
 from avow.receipt.fields import mapping
 from avow.receipt.finality import BondProof, FinalityProof
@@ -89,7 +94,7 @@ class ChainClient:
     """Make it in a running loop; `close` it. `private_key` (32 bytes) is needed to send."""
 
     def __init__(self, url: str, private_key: bytes | None = None, *, timeout_s: float = TIMEOUT_S) -> None:
-        self._url = url
+        self._endpoints = Endpoints.parse(url)
         self._private_key = private_key
         self._timeout = aiohttp.ClientTimeout(total=timeout_s)
         self._session: aiohttp.ClientSession | None = None
@@ -115,7 +120,24 @@ class ChainClient:
     # --- Calls ------------------------------------------------------------------------------------------------------
 
     async def rpc(self, method: str, *params: Any, extra_s: float = 0.0) -> Any:
-        """One JSON-RPC call; `extra_s` is added to the time-out for calls that wait. Rule 3's errors."""
+        """One JSON-RPC call; `extra_s` is added to the time-out for calls that wait. Rules 3 and 5."""
+        now_s = asyncio.get_running_loop().time()
+        if self._endpoints.look_due(now_s):
+            await self._look(now_s)
+        for _ in self._endpoints.urls[1:]:
+            try:
+                return await self._rpc(self._endpoints.url, method, params, extra_s)
+            except ChainUnavailable:
+                continue
+        return await self._rpc(self._endpoints.url, method, params, extra_s)
+
+    async def _look(self, now_s: float) -> None:
+        """Whether the node that is asked still makes blocks."""
+        with contextlib.suppress(ChainUnavailable, KeyError, TypeError):
+            found = await self._rpc(self._endpoints.url, "avow_status", (), 0.0)
+            self._endpoints.seen(found["height"], found["heartbeat_ms"], now_s)
+
+    async def _rpc(self, url: str, method: str, params: Sequence[Any], extra_s: float) -> Any:
         if self._session is None:
             self._session = aiohttp.ClientSession(timeout=self._timeout)
         self._calls += 1
@@ -123,7 +145,7 @@ class ChainClient:
         total = (self._timeout.total or TIMEOUT_S) + extra_s
         try:
             async with self._session.post(
-                self._url,
+                url,
                 data=io.BytesIO(_encode(call)),  # as a file: a large body given as bytes would be warned about
                 headers={"content-type": "application/json"},
                 timeout=aiohttp.ClientTimeout(total=total),
@@ -131,9 +153,11 @@ class ChainClient:
                 body = await response.read()
             answer = _decode(body)
         except (aiohttp.ClientError, TimeoutError, OSError, msgspec.DecodeError) as error:
-            raise ChainUnavailable(f"the chain does not answer ({type(error).__name__})", url=self._url) from error
+            self._endpoints.next(url)
+            raise ChainUnavailable(f"the chain does not answer ({type(error).__name__})", url=url) from error
         if not isinstance(answer, dict):
-            raise ChainUnavailable("the chain's answer is no JSON-RPC response", url=self._url)
+            self._endpoints.next(url)
+            raise ChainUnavailable("the chain's answer is no JSON-RPC response", url=url)
         if "error" in answer:
             raise _error(answer["error"])
         return answer.get("result")
@@ -149,7 +173,7 @@ class ChainClient:
         """avow_status: height, time_ms, block_hash and more of the last block."""
         status = await self.rpc("avow_status")
         if not isinstance(status, dict):
-            raise ChainUnavailable("the chain's status is not understood", url=self._url)
+            raise ChainUnavailable("the chain's status is not understood", url=self._endpoints.url)
         return status
 
     async def view(self, module: bytes, function: str, *arguments: Any) -> list[Any]:

@@ -271,7 +271,7 @@ def main(programs: Mapping[bytes, Loaded] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="avow node", description="Run programs, settle what was answered.")
     parser.add_argument("--home", type=Path, required=True)
     parser.add_argument("--listen", required=True, help="unix:PATH or tcp:HOST:PORT, for gateways")
-    parser.add_argument("--chain", required=True, help="the chain's JSON-RPC URL")
+    parser.add_argument("--chain", required=True, help="the chain's JSON-RPC URL; several, separated by commas, are followed")
     parser.add_argument("--enclave", help="unix:PATH, tcp:HOST:PORT or vsock:CID:PORT; without it there is no tee")
     parser.add_argument("--program", action="append", default=[], help="name or id, for vanilla; may be repeated")
     parser.add_argument("--no-vanilla", action="store_true", help="answer by the enclave alone")

@@ -12,7 +12,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="avow gateway", description="Serve answers with receipts.")
     parser.add_argument("--home", type=Path, required=True)
     parser.add_argument("--node", action="append", required=True, help="unix:PATH or tcp:HOST:PORT; may be repeated")
-    parser.add_argument("--chain", help="the chain's JSON-RPC URL")
+    parser.add_argument("--chain", help="the chain's JSON-RPC URL; several, separated by commas, are followed")
     parser.add_argument("--host", default="127.0.0.1")
     parser.add_argument("--port", type=int, default=8600)
     parser.add_argument("--method", choices=[method.label for method in Method], default=Method.VANILLA.label)
