@@ -1,0 +1,357 @@
+"""Kernels of language models: token, linear over int8 weights in place, rope, append, scores, softmax over positions, mix, gumbel.
+
+Rules:
+1. A pass works on SAMPLES steps that follow each other, from STEP on: a prompt's. A tensor of each step lies OUT_STRIDE bytes after the one
+   before. What grows with the position is packed: [heads, step + 1].
+2. A cache is one stretch of memory, page after page as `append` gives them: keys [64, W], values [W, 64]. `append` writes a row there,
+   and its whole page as its output only where somebody wants to see it: PAGES, or a trace.
+3. Weights are read where the file has them. One step is a dot product for each row of weights; many steps widen sixteen rows at a time into
+   a panel, which all of them use while it is near the core.
+"""
+
+import numpy as np
+
+from avow.exact.kernels.compilation import WIDTH, Kernel, helper
+from avow.exact.kernels.digests import DIGEST_BYTES, digest_tensor
+from avow.exact.kernels.elementwise import load, store
+from avow.exact.kernels.memory import Array, copy_bytes, float64s, int8s, int16s, int32s, int64s, put, value_at
+from avow.exact.kernels.products import SPARE, panel_rows, to_int16
+from avow.exact.kernels.rows import (
+    ADDRESS,
+    CONTEXT,
+    COUNT,
+    GROWS,
+    HASH_SCRATCH,
+    HIGH,
+    KEY,
+    LEAVES,
+    LOW,
+    NUMBER,
+    OPERATORS,
+    OUT,
+    OUT_COUNT,
+    OUT_SIZE,
+    OUT_STRIDE,
+    OWN,
+    SAMPLES,
+    SCRATCH,
+    SIZE,
+    STEP,
+    STRIDE,
+    A,
+    B,
+    P,
+)
+
+# In the context.
+PAGES, TEMPERATURE_M, TEMPERATURE_S, SEED_LOW, SEED_HIGH = (OWN + n for n in range(5))
+
+# In rows.
+TOKENS = P
+DEPTH, COLUMNS, ROWS, WEIGHTS, SCALES, ZEROS = (P + n for n in range(6))
+LOW_REAL, HIGH_REAL = P + 6, P + 7
+WIDE, INTERLEAVED, COSINES, SINES = (P + n for n in range(4))
+CACHE, ROW, TRANSPOSED, CACHE_SIZE = (P + n for n in range(4))
+HEADS, HEAD, SHARE, SCALE_REAL, BEYOND = (P + n for n in range(4, 9))
+"""BEYOND: 1 where values may not fit int16."""
+ONE = P
+TABLE = P
+
+FEW = 3
+"""Fewer rows than this are multiplied one by one."""
+PAGE = 64
+PANEL = 16
+
+
+def _token(row: int, context: int) -> None:
+    """TOKENS: int32[context], the prompt and what was chosen so far."""
+    p, c = int64s(row, WIDTH), int64s(context, CONTEXT)
+    tokens = int32s(p[TOKENS], c[STEP] + c[SAMPLES])
+    for sample in range(c[SAMPLES]):
+        put(p[OUT] + sample * p[OUT_STRIDE], p[OUT_SIZE], 0, tokens[c[STEP] + sample])
+
+
+# --- Linear --------------------------------------------------------------------------------------------------------
+
+
+@helper
+def dot8(weights: int, x: int, count: int) -> np.int32:
+    """int8[count] · int16[count]"""
+    w, v = int8s(weights, count), int16s(x, count)
+    total = np.int32(0)
+    for n in range(count):
+        total += np.int32(w[n]) * np.int32(v[n])
+    return total
+
+
+@helper
+def dot16(weights: int, x: int, count: int) -> np.int32:
+    """int16[count] · int16[count]"""
+    w, v = int16s(weights, count), int16s(x, count)
+    total = np.int32(0)
+    for n in range(count):
+        total += np.int32(w[n]) * np.int32(v[n])
+    return total
+
+
+@helper
+def _dot(first: int, first_size: int, second: int, second_size: int, count: int) -> np.int32:
+    """Values of any widths."""
+    total = np.int64(0)
+    for n in range(count):
+        total += value_at(first, first_size, n) * value_at(second, second_size, n)
+    return np.int32(total)
+
+
+@helper
+def _one_by_one(x: int, p: Array, real: Array, out: int) -> None:
+    """X int16[DEPTH] by all rows of the weights."""
+    depth, columns, weights, size = p[DEPTH], p[COLUMNS], p[WEIGHTS], p[OUT_SIZE]
+    scales = float64s(p[SCALES], columns)
+    low, high = real[LOW_REAL], real[HIGH_REAL]
+    for column in range(columns):
+        value = np.floor(dot8(weights + column * depth, x, depth) * scales[column] + 0.5)
+        put(out, size, column, int(min(max(value, low), high)))
+
+
+@helper
+def pack_rows(weights: int, rows: int, depth: int, panel: int) -> None:
+    """int8[rows ≤ 16][depth] → int16[⌈depth/2⌉][16][2], zeros where there is nothing."""
+    pairs = (depth + 1) // 2
+    out = int32s(panel, pairs * PANEL)
+    if rows < PANEL:
+        out[:] = 0
+    for row in range(rows):
+        w = int8s(weights + row * depth, depth)
+        for pair in range(depth // 2):
+            out[pair * PANEL + row] = (np.int32(w[2 * pair]) & np.int32(0xFFFF)) | (
+                np.int32(w[2 * pair + 1]) << np.int32(16)
+            )
+        if depth & 1:
+            out[(pairs - 1) * PANEL + row] = np.int32(w[depth - 1]) & np.int32(0xFFFF)
+
+
+def _linear(row: int, context: int) -> None:
+    """x[ROWS, DEPTH] of each step by int8 weights [COLUMNS, DEPTH], requantised by SCALES. ZEROS: 128 bytes of zero."""
+    p, real, c = int64s(row, WIDTH), float64s(row, WIDTH), int64s(context, CONTEXT)
+    rows, depth, columns, size = p[ROWS] * c[SAMPLES], p[DEPTH], p[COLUMNS], p[OUT_SIZE]
+    x = p[A + ADDRESS]
+    panel = p[SCRATCH] + SPARE
+    if p[A + SIZE] == 1:
+        wide = panel + (depth + 1) // 2 * 4 * PANEL + PAGE
+        to_int16(x, 1, wide, rows * depth)
+        x = wide
+    if rows < FEW:
+        for number in range(rows):
+            _one_by_one(x + 2 * number * depth, p, real, p[OUT] + number * columns * size)
+        return
+    pairs = (depth + 1) // 2
+    for first in range(0, columns, PANEL):
+        count = min(PANEL, columns - first)
+        pack_rows(p[WEIGHTS] + first * depth, count, depth, panel)
+        panel_rows(
+            x, 2 * depth, rows, 1, p[ZEROS], panel, pairs, count, p[ZEROS], p[SCALES] + 8 * first, real[LOW_REAL], real[HIGH_REAL],
+            p[OUT] + first * size, columns * size, size, size, p[SCRATCH],
+        )  # fmt: skip
+
+
+# --- Positions -----------------------------------------------------------------------------------------------------
+
+
+def _rope(row: int, context: int) -> None:
+    """x[…, WIDE] of each step, turned by its position's angles: int16[context][WIDE / 2] cosines and sines."""
+    p, c = int64s(row, WIDTH), int64s(context, CONTEXT)
+    wide = p[WIDE]
+    half = wide // 2
+    lines = p[OUT_COUNT] // wide
+    low, high = p[LOW], p[HIGH]
+    apart, step = (1, 2) if p[INTERLEAVED] else (half, 1)
+    for sample in range(c[SAMPLES]):
+        at = 2 * half * (c[STEP] + sample)
+        cosines, sines = int16s(p[COSINES] + at, half), int16s(p[SINES] + at, half)
+        source, target = p[A + ADDRESS] + sample * p[A + STRIDE], p[OUT] + sample * p[OUT_STRIDE]
+        for line in range(lines):
+            for pair in range(half):
+                first = line * wide + pair * step
+                x1, x2 = value_at(source, p[A + SIZE], first), value_at(source, p[A + SIZE], first + apart)
+                cosine, sine = np.int64(cosines[pair]), np.int64(sines[pair])
+                one = (x1 * cosine - x2 * sine + 8_192) >> 14
+                two = (x2 * cosine + x1 * sine + 8_192) >> 14
+                put(target, p[OUT_SIZE], first, min(max(one, low), high))
+                put(target, p[OUT_SIZE], first + apart, min(max(two, low), high))
+
+
+def _append(row: int, context: int) -> None:
+    """A row of ROW values into CACHE; the page as output where it is wanted (rule 2)."""
+    p, c = int64s(row, WIDTH), int64s(context, CONTEXT)
+    count, size = p[ROW], p[OUT_SIZE]
+    page_bytes = PAGE * count * size
+    shown = c[PAGES] or c[KEY]
+    for sample in range(c[SAMPLES]):
+        position = c[STEP] + sample
+        page, slot = p[CACHE] + position // PAGE * page_bytes, position % PAGE
+        source = p[A + ADDRESS] + sample * p[A + STRIDE]
+        if p[TRANSPOSED]:
+            for column in range(count):
+                put(page, size, column * PAGE + slot, value_at(source, size, column))
+        else:
+            copy_bytes(page + slot * count * size, source, count * size)
+        if shown:
+            copy_bytes(p[OUT] + sample * p[OUT_STRIDE], page, page_bytes)
+
+
+@helper
+def _narrowed(address: int, size: int, count: int, scratch: int) -> int:
+    """The address of int16[count]: the values' own, or copies in scratch memory."""
+    if size == 2:
+        return address
+    to_int16(address, size, scratch, count)
+    return scratch
+
+
+def _scores(row: int, context: int) -> None:
+    """q[HEADS, HEAD] of each step with CACHE [positions, ROW]: out [HEADS, positions]. q fits int16; the cache is int8 or int16."""
+    p, real, c = int64s(row, WIDTH), float64s(row, WIDTH), int64s(context, CONTEXT)
+    heads, head, share, size = p[HEADS], p[HEAD], p[SHARE], p[OUT_SIZE]
+    line = p[ROW] * p[CACHE_SIZE]
+    scale, low, high = real[SCALE_REAL], float(p[LOW]), float(p[HIGH])
+    for sample in range(c[SAMPLES]):
+        positions = c[STEP] + sample + 1
+        source = p[A + ADDRESS] + sample * p[A + STRIDE]
+        q = source if p[BEYOND] else _narrowed(source, p[A + SIZE], heads * head, p[SCRATCH])
+        out = p[OUT] + sample * p[OUT_STRIDE]
+        for number in range(heads):
+            keys = p[CACHE] + number // share * head * p[CACHE_SIZE]
+            own = q + 2 * number * head
+            for position in range(positions):
+                at = keys + position * line
+                if p[BEYOND]:
+                    total = _dot(at, p[CACHE_SIZE], q + p[A + SIZE] * number * head, p[A + SIZE], head)
+                else:
+                    total = dot8(at, own, head) if p[CACHE_SIZE] == 1 else dot16(at, own, head)
+                value = np.floor(total * scale + 0.5)
+                put(out, size, number * positions + position, int(min(max(value, low), high)))
+
+
+def _softmax(row: int, context: int) -> None:
+    """x[HEADS, positions] of each step; B is the int32 table."""
+    p, c = int64s(row, WIDTH), int64s(context, CONTEXT)
+    table = int32s(p[B + ADDRESS], p[B + COUNT])
+    last, one = np.int32(p[B + COUNT] - 1), float(p[ONE])
+    low, high = float(p[LOW]), float(p[HIGH])
+    for sample in range(c[SAMPLES]):
+        length = c[STEP] + sample + 1
+        values = int32s(p[SCRATCH], length)
+        source, target = p[A + ADDRESS] + sample * p[A + STRIDE], p[OUT] + sample * p[OUT_STRIDE]
+        for number in range(p[HEADS]):
+            load(source, p[A + SIZE], number * length, length, values)
+            largest = values[0]
+            for n in range(length):
+                largest = max(largest, values[n])
+            total = np.int32(0)
+            for n in range(length):
+                entry = table[np.uint32(min(np.int32(largest - values[n]), last))]
+                values[n] = entry
+                total += entry
+            whole, half = float(total), float(total >> np.int32(1))
+            for n in range(length):
+                values[n] = np.int32(min(max(np.floor((values[n] * one + half) / whole), low), high))
+            store(values, length, target, p[OUT_SIZE], number * length)
+
+
+def _mix(row: int, context: int) -> None:
+    """x[HEADS, positions] of each step with CACHE, pages [ROW, 64]: out [HEADS, HEAD]. x fits int16; the cache is int8 or int16."""
+    p, real, c = int64s(row, WIDTH), float64s(row, WIDTH), int64s(context, CONTEXT)
+    heads, head, share, size = p[HEADS], p[HEAD], p[SHARE], p[OUT_SIZE]
+    line = PAGE * p[CACHE_SIZE]
+    scale, low, high = real[SCALE_REAL], float(p[LOW]), float(p[HIGH])
+    sums = int32s(p[SCRATCH], head)
+    for sample in range(c[SAMPLES]):
+        positions = c[STEP] + sample + 1
+        weights = _narrowed(
+            p[A + ADDRESS] + sample * p[A + STRIDE], p[A + SIZE], heads * positions, p[SCRATCH] + 4 * head + PAGE
+        )
+        out = p[OUT] + sample * p[OUT_STRIDE]
+        for number in range(heads):
+            own = weights + 2 * number * positions
+            group = p[CACHE] + number // share * head * line
+            sums[:] = 0
+            for page in range((positions + PAGE - 1) // PAGE):
+                count = min(PAGE, positions - page * PAGE)
+                values, mine = group + page * p[ROW] * line, own + 2 * PAGE * page
+                if p[BEYOND]:
+                    wide = weights + p[A + SIZE] * (number * positions + PAGE * page)
+                    for column in range(head):
+                        sums[column] += _dot(values + column * line, p[CACHE_SIZE], wide, p[A + SIZE], count)
+                elif p[CACHE_SIZE] == 1 and count == PAGE:
+                    for column in range(head):
+                        sums[column] += dot8(values + column * line, mine, PAGE)
+                elif p[CACHE_SIZE] == 1:
+                    for column in range(head):
+                        sums[column] += dot8(values + column * line, mine, count)
+                else:
+                    for column in range(head):
+                        sums[column] += dot16(values + column * line, mine, count)
+            for column in range(head):
+                value = np.floor(sums[column] * scale + 0.5)
+                put(out, size, number * head + column, int(min(max(value, low), high)))
+
+
+# --- Choosing ------------------------------------------------------------------------------------------------------
+
+
+def _gumbel(row: int, context: int) -> None:
+    """Logits of one step, plus noise of the step (specification/philox.py) unless TEMPERATURE_M is 0. TABLE: int32[65536]."""
+    p, c = int64s(row, WIDTH), int64s(context, CONTEXT)
+    count, size = p[OUT_COUNT], p[OUT_SIZE]
+    low, high, m, s = p[LOW], p[HIGH], c[TEMPERATURE_M], c[TEMPERATURE_S]
+    source = p[A + ADDRESS]
+    if m == 0:
+        for n in range(count):
+            put(p[OUT], size, n, min(max(value_at(source, p[A + SIZE], n), low), high))
+        return
+    table = int32s(p[TABLE], 1 << 16)
+    half = np.int64(1) << (s - 1)
+    mask = np.uint64(0xFFFFFFFF)
+    for block in range((count + 7) // 8):
+        k0, k1 = np.uint64(c[SEED_LOW]), np.uint64(c[SEED_HIGH])
+        c0, c1, c2, c3 = np.uint64(c[STEP]), np.uint64(block), np.uint64(0), np.uint64(0)
+        for _ in range(10):
+            first, second = np.uint64(0xD2511F53) * c0, np.uint64(0xCD9E8D57) * c2
+            c0, c1, c2, c3 = (
+                (second >> np.uint64(32)) ^ c1 ^ k0,
+                second & mask,
+                (first >> np.uint64(32)) ^ c3 ^ k1,
+                first & mask,
+            )
+            k0, k1 = (k0 + np.uint64(0x9E3779B9)) & mask, (k1 + np.uint64(0xBB67AE85)) & mask
+        low_words, high_words = c0 | (c1 << np.uint64(32)), c2 | (c3 << np.uint64(32))
+        for n in range(min(8, count - 8 * block)):
+            words = low_words if n < 4 else high_words
+            noise = np.int64((words >> np.uint64(16 * (n & 3))) & np.uint64(0xFFFF))
+            at = 8 * block + n
+            value = ((value_at(source, p[A + SIZE], at) * m + half) >> s) + table[noise]
+            put(p[OUT], size, at, min(max(value, low), high))
+
+
+def _record(row: int, context: int) -> None:
+    """Leaves of a row's output, one for each step of the pass."""
+    p, c = int64s(row, WIDTH), int64s(context, CONTEXT)
+    for sample in range(c[SAMPLES]):
+        step = c[STEP] + sample
+        length = p[OUT_COUNT] * p[OUT_SIZE] * (step + 1 if p[GROWS] else 1)
+        leaf = step * c[OPERATORS] + p[NUMBER]
+        digest_tensor(
+            p[OUT] + sample * p[OUT_STRIDE], length, c[KEY], leaf, c[HASH_SCRATCH], c[LEAVES] + DIGEST_BYTES * leaf
+        )  # fmt: skip
+
+
+TOKEN = Kernel(_token)
+LINEAR = Kernel(_linear)
+ROPE = Kernel(_rope)
+APPEND = Kernel(_append)
+SCORES = Kernel(_scores)
+SOFTMAX = Kernel(_softmax)
+MIX = Kernel(_mix)
+GUMBEL = Kernel(_gumbel)
+RECORD_STEPS = Kernel(_record)

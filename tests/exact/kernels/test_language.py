@@ -1,0 +1,151 @@
+"""The machine for language programs against the specification's: every operator, every step, however it runs."""
+
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pytest
+
+from avow.exact.compile.language_numpy import Prompt
+from avow.exact.errors import BadRun
+from avow.exact.hashing import Recorder
+from avow.exact.kernels.language_machine import LanguageMachine
+from avow.exact.kernels.statistics import FastStatistics
+from avow.exact.kernels.tracer import BulkTracer, Keeper, Plant, Planter
+from avow.exact.program import Program
+from avow.exact.specification import bounds, machine
+from avow.exact.specification.cells import Parameters
+from tests.exact.language_model import program as small
+
+SEED = bytes(range(32))
+PROMPT = [261, 5, 70, 116, 104, 289, 0, 12, 33, 33, 264]
+SAMPLED = Parameters(temperature_m=20_000, temperature_s=14, seed=(7 << 40) + 3, max_tokens=200)
+
+
+@pytest.fixture(scope="module")
+def program() -> Program:
+    found = small()
+    bounds.check(found, FastStatistics())
+    return found
+
+
+@pytest.fixture(scope="module")
+def fast(program: Program) -> LanguageMachine:
+    return LanguageMachine(program)
+
+
+def keeper(program: Program) -> Keeper:
+    return Keeper(Recorder(SEED, len(program.operators)), len(program.operators))
+
+
+def test_every_operator_at_every_step_is_the_specification_s(program: Program, fast: LanguageMachine) -> None:
+    parameters = Parameters(20_000, 14, 99, 70 - len(PROMPT))
+    slow, quick = keeper(program), keeper(program)
+    expected = machine.run(program, [np.array(PROMPT, "<i4").tobytes()], parameters=parameters, tracer=slow)
+    found = fast.run(PROMPT, parameters, tracer=quick, steps=expected.steps)
+    assert np.array(found.tokens, "<i4").tobytes() == expected.outputs[0]
+    assert expected.steps > 64, "the cache has a second page"
+    assert quick.tensors.keys() == slow.tensors.keys()
+    for slot, data in slow.tensors.items():
+        assert quick.tensors[slot] == data, program.operators[slot % len(program.operators)].kind
+
+
+@pytest.mark.parametrize("parameters", [Parameters(max_tokens=40), SAMPLED])
+@pytest.mark.parametrize("tied", [True, False])
+def test_runs_end_as_the_specification_says(parameters: Parameters, tied: bool) -> None:
+    program = small(context=72, tied=tied)
+    expected = machine.run(program, [np.array(PROMPT, "<i4").tobytes()], parameters=parameters)
+    found = LanguageMachine(program, most=5).run(PROMPT, parameters)
+    assert (found.steps, found.finish) == (expected.steps, expected.finish)
+    assert np.array(found.tokens, "<i4").tobytes() == expected.outputs[0]
+
+
+def test_a_prompt_may_be_split_in_any_way_and_equals_steps_one_by_one(program: Program, fast: LanguageMachine) -> None:
+    whole = fast.run(PROMPT, SAMPLED, steps=80).tokens
+    prompt = [*PROMPT, *whole[:-1]][:70]
+    traces = []
+    for most in (1, 2, 3, 7, 64, 128):
+        tracer = BulkTracer(SEED, len(program.operators))
+        found, trace = LanguageMachine(program, most=most).trace(prompt, SAMPLED, tracer, steps=75)
+        traces.append((found, trace.trace))
+    assert all(each == traces[0] for each in traces)
+    # What was generated step by step is what a prompt of the same tokens gives at the same places.
+    assert traces[0][0].tokens == whole[70 - len(PROMPT) : 75 - len(PROMPT) + 1]
+
+
+def test_bulk_traces_equal_recorded_ones(program: Program, fast: LanguageMachine) -> None:
+    bulk, plain = BulkTracer(SEED, len(program.operators)), Recorder(SEED, len(program.operators))
+    one = fast.trace(PROMPT, SAMPLED, bulk, steps=66)
+    other = fast.trace(PROMPT, SAMPLED, plain, steps=66)
+    assert one[0] == other[0]
+    assert one[1].header == other[1].header
+    assert list(one[1].leaves) == list(other[1].leaves)
+
+
+def test_numpy_s_whole_prompt_is_the_machine_s(program: Program, fast: LanguageMachine) -> None:
+    tokens = [*PROMPT, *fast.run(PROMPT, SAMPLED, steps=78).tokens][:70]
+    kept = keeper(program)
+    fast.run(tokens, Parameters(), tracer=kept)
+    count = len(program.operators)
+    phases = [each.phase for each in program.operators]
+    for number, values in Prompt(program, np.array(tokens)).outputs(phases.index(1)):
+        operator = program.operators[number]
+        if operator.kind == "append":
+            continue  # rows here, pages there: `scores` and `mix` read both
+        for step in range(len(tokens)):
+            value = values[step][..., : step + 1] if operator.shape[-1] < 0 else values[step]
+            data = value.astype(np.dtype(operator.type).newbyteorder("<")).tobytes()
+            assert data == kept.tensors[step * count + number], (operator.kind, step)
+
+
+def test_runs_beside_each_other_do_not_meet(fast: LanguageMachine) -> None:
+    parameters = [Parameters(20_000, 14, seed, 60) for seed in range(8)]
+    alone = [fast.run(PROMPT[: 3 + at], each) for at, each in enumerate(parameters)]
+    with ThreadPoolExecutor(2) as pool:
+        together = list(pool.map(lambda pair: fast.run(PROMPT[: 3 + pair[0]], pair[1]), enumerate(parameters)))
+    assert together == alone
+
+
+def test_the_seed_decides(fast: LanguageMachine) -> None:
+    one = fast.run(PROMPT, SAMPLED)
+    assert one == fast.run(PROMPT, SAMPLED)
+    assert one.tokens != fast.run(PROMPT, Parameters(20_000, 14, 4, 200)).tokens
+
+
+def test_the_caller_may_end_a_run(fast: LanguageMachine) -> None:
+    seen: list[int] = []
+    found = fast.run(PROMPT, SAMPLED, on_token=lambda token: seen.append(token) or len(seen) == 3)
+    assert found.finish == "text"
+    assert list(found.tokens) == seen
+    assert found.steps == len(PROMPT) + 2
+
+
+def test_a_planted_page_is_what_the_cache_holds(program: Program, fast: LanguageMachine) -> None:
+    append = next(number for number, each in enumerate(program.operators) if each.kind == "append")
+    planter = Planter(
+        Recorder(SEED, len(program.operators)),
+        [Plant(4, append, at=4 * 12 + 1, change=lambda value: 60 if value != 60 else 61)],
+    )
+    parameters = Parameters(max_tokens=20)
+    honest, lying = (
+        fast.trace(PROMPT, parameters, Recorder(SEED, len(program.operators)))[1],
+        fast.trace(PROMPT, parameters, planter)[1],
+    )
+    count = len(program.operators)
+    changed = [slot for slot in range(count * len(PROMPT)) if honest.leaves[slot] != lying.leaves[slot]]
+    assert changed[0] == 4 * count + append
+    assert any(slot // count > 4 for slot in changed), "later steps read the planted row"
+
+
+@pytest.mark.parametrize(
+    ("prompt", "parameters"),
+    [
+        ([], Parameters()),
+        ([0] * 81, Parameters()),
+        ([290], Parameters()),
+        ([-1], Parameters()),
+        ([1], Parameters(seed=1 << 64)),
+    ],
+)
+def test_what_does_not_fit_is_refused(fast: LanguageMachine, prompt: list[int], parameters: Parameters) -> None:
+    with pytest.raises(BadRun):
+        fast.run(prompt, parameters)
