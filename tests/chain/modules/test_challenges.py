@@ -12,7 +12,7 @@ from avow.receipt.encoding import encode
 from avow.receipt.finality import BatchState
 from avow.receipt.standing import KeyState
 from avow.receipt.statement import TERMS_PAYER_OPENS
-from tests.chain.harness import account, refused
+from tests.chain.harness import ETHER, PROGRAM, account, refused
 from tests.chain.optimistic import ADDRESS, Optimistic
 
 SALT = bytes(32)
@@ -105,6 +105,32 @@ def test_every_statement_of_a_batch_can_be_overturned(network):
     network.pass_window()
     network.do("stranger", "finalise", posted.key.id, posted.first)
     network.check_money()
+
+
+def test_the_example_of_the_page():
+    """docs/optimistic.md, "Money, with numbers", without gas; a share is one wei more than it says there."""
+    milli = ETHER // 1_000
+    network = Optimistic(settings={"base_fee": 0}, bond=ETHER)
+    network.chain.do("operator", nodes.ADDRESS, "setPrice", PROGRAM, 1, milli)
+    begin = {who: network.chain.balance(who) for who in ("payer", "operator", "watcher")}
+
+    def row():
+        moved = [(network.chain.balance(who) - begin[who]) // milli for who in ("payer", "operator", "watcher")]
+        bond = network.bond_record()
+        others = (bond.locked, network.held_by_module() - bond.amount, network.burnt())
+        return [*moved, -(-bond.amount // milli), *[value // milli for value in others]]
+
+    assert row() == [0, 0, 0, 1_000, 0, 0, 0]
+    posted = network.cheat(3, at=1, amount=2 * milli, price_version=2)
+    assert row() == [-6, 0, 0, 1_000, 114, 6, 0]
+    evidence = posted.evidence(1)
+    network.commit("watcher", posted, evidence)
+    assert row() == [-6, 0, -10, 1_000, 114, 16, 0]
+    network.prove("watcher", evidence)
+    assert row() == [-4, 0, 19, 962, 76, 4, 19]
+    network.pass_window()
+    network.do("stranger", "finalise", posted.key.id, posted.first)
+    assert row() == [-4, 4, 19, 962, 0, 0, 19]
 
 
 # --- Commit, then reveal ---------------------------------------------------------------------------------------------
