@@ -395,7 +395,7 @@ def _expand(b: Builder):
 def _rope(b: Builder, x: Source | None = None):
     if x is None:
         x = b.shaped(2, 12)
-        if x.shape[-1] % 2:
+        if x.shape[-1] % 2 or b.mode == "once":
             return None
     angles = [b.constant([b.context, x.shape[-1] // 2], -(1 << 14), 1 << 14) for _ in range(2)]
     bound = min(2 * x.magnitude, 32767)

@@ -115,9 +115,8 @@ class Form:
     def channel(self, number: int, extents: Sequence[int], what: str) -> None:
         """Input `number` is one value for each channel, or for all: its one dimension is among `extents`."""
         shape = self.operator.inputs[number].shape
-        self.require(
-            len(shape) == 1 and shape[0] in extents, f"{what} is not one value for each channel, or one for all"
-        )
+        or_one = ", or one for all" if 1 in extents else ""
+        self.require(len(shape) == 1 and shape[0] in extents, f"{what} is not one value for each channel{or_one}")
 
     def rescaling(self, first: int, channels: int, *, one: bool = True) -> None:
         """Inputs `first` and `first` + 1 are multipliers and int8 shifts, per channel (or, with `one`, one for all)."""

@@ -78,6 +78,7 @@ def rope(operator: Operator, cells: Cells, index: int, step: Step) -> int:
 def form_rope(form: Form) -> None:
     x, cosine, sine = form.inputs(3, constants=(1, 2))
     form.attributes(interleaved=FLAG)
+    form.require(form.mode != "once", "in a program that runs once, steps are samples and no positions")
     form.shape(x.shape)
     form.require(x.shape[-1] % 2 == 0, "the last dimension is not even")
     for source in (cosine, sine):
