@@ -93,7 +93,7 @@ def test_a_whole_descent_fits_the_window_that_answers_extend(network):
     deadline = network.batch(posted).deadline_clock
     kinds = []
     for asked in whole_descent(posted.runs[0], 1):
-        identity = network.demand("watcher", posted, 0, asked)
+        identity = network.demand("watcher", posted, 0, asked, private=True)
         network.chain.now_ms += network.rules.move_ms // 2
         network.do("operator", "answer", identity, answer_of(posted, 0, asked))
         kinds.append(asked.asked)
@@ -317,6 +317,25 @@ def test_who_may_ask(network, audience, terms, entitled):
     network.check_money()
 
 
+@pytest.mark.parametrize(
+    ("audience", "admitted"), [(Audience(), True), (Audience(AudienceKind.PAYER), False), (NAMED, True)]
+)
+def test_an_appointed_watcher_opens_data_by_the_audience_alone(network, audience, admitted):
+    posted, bond = network.post(audience=audience), network.rules.demand_bond
+    for asked in whole_descent(posted.runs[0], 1):
+        bare, shown = [network.demand_data(posted, 0, asked, private=private) for private in (False, True)]
+        if asked.asked != "chunk":
+            network.do("watcher", "demand", bare, value=bond)
+            continue
+        assert network.refusal("watcher", "demand", bare, value=bond) is Code.NOT_ENTITLED
+        if admitted:
+            network.do("watcher", "demand", shown, value=bond)
+        else:
+            assert network.refusal("watcher", "demand", shown, value=bond) is Code.NOT_ENTITLED
+        network.do("payer", "demand", bare, value=bond)
+    network.check_money()
+
+
 def test_the_private_part_is_shown_by_who_is_named_there(network):
     posted, other = network.post(audience=NAMED), network.post(audience=Audience(AudienceKind.PUBLIC))
     bond = network.rules.demand_bond
@@ -355,7 +374,7 @@ def test_what_no_honest_node_could_answer_is_not_asked(network):
         data = network.demand_data(posted, 0, asked)
         assert network.refusal("watcher", "demand", data, value=network.rules.demand_bond) is Code.DEMAND_REFUSED
     for asked in good:
-        network.demand("watcher", posted, 0, asked)
+        network.demand("payer", posted, 0, asked)
 
 
 @pytest.mark.parametrize(

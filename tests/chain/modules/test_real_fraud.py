@@ -59,7 +59,7 @@ class OnChain:
         self.asked: list[str] = []
 
     def ask(self, demand: descent.Demand) -> bytes:
-        identity = self.network.demand("watcher", self.posted, 0, demand)
+        identity = self.network.demand("watcher", self.posted, 0, demand, private=True)
         [event] = self.network.events("Demanded")
         given = descent.answer_to(descent.Demand.parse(event[-1]), self.claim)
         self.network.do("operator", "answer", identity, given)

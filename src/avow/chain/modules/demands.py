@@ -1,8 +1,9 @@
 """Demands: what an entitled watcher needs of a trace and the node does not give is asked for on chain.
 
 Rules:
-1. Entitled are the payer, the appointed watchers, and whom the statement's audience names; these show its private part. Where the terms say
-   that the payer alone may open on chain, nobody else.
+1. Entitled are the payer, the appointed watchers, and whom the statement's audience names; these show its private part. What opens data
+   of the run, and not hashes alone, an appointed watcher too is entitled to by the audience only. Where the terms say that the payer alone
+   may open on chain, nobody else is.
 2. A demand names a statement of an open batch while its window is open, shows that what it asks is committed to (exact/descent.py), and
    leaves a bond of more than what an answer costs. A node that answers gets the bond.
 3. The node has `move_ms` of the window clock and `reveal_blocks` blocks, whichever ends later. After an answer there is time to use it
@@ -106,9 +107,9 @@ def demand(host: Host, data: bytes) -> bytes:
         raise Refused(Code.STATEMENT_UNKNOWN) from None
     if disputes.is_overturned(batch, located.columns.number):
         raise Refused(Code.DISPUTE_RESOLVED)
-    _check_entitled(host, located, private)
     if not referee.may_be_asked(asked, located.columns.trace):
         raise Refused(Code.DEMAND_REFUSED)
+    _check_entitled(host, located, private, asked)
     _count(host, host.caller, 1)
     posed = Posed(
         host.caller, key, first, located, asked, host.block.height + rules.reveal_blocks, clock + rules.move_ms
@@ -143,20 +144,21 @@ def _parse(data: bytes) -> tuple[bytes, int, Located, bytes | None, bytes]:
         raise Refused(Code.DEMAND_REFUSED) from None
 
 
-def _check_entitled(host: Host, located: Located, private: bytes | None) -> None:
+def _check_entitled(host: Host, located: Located, private: bytes | None, asked: bytes) -> None:
     """Rule 1."""
     payer = located.columns.payer
     if host.caller == payer:
         return
     if located.columns.terms & TERMS_PAYER_OPENS:
         raise Refused(Code.NOT_ENTITLED)
-    if watchers.is_appointed(host, host.caller):
+    appointed = watchers.is_appointed(host, host.caller)
+    if appointed and not referee.opens_data(asked):
         return
-    if private is None or not _admits(host, located, private):
+    if private is None or not _admits(host, located, private, appointed=appointed):
         raise Refused(Code.NOT_ENTITLED)
 
 
-def _admits(host: Host, located: Located, private: bytes) -> bool:
+def _admits(host: Host, located: Located, private: bytes, *, appointed: bool) -> bool:
     host.charge(gas.PARSE)
     if private_hash(private) != located.private:
         return False
@@ -164,7 +166,10 @@ def _admits(host: Host, located: Located, private: bytes) -> bool:
         audience = Private.from_value(decode(private)).audience
     except InputError:
         return False
-    return audience is not None and audience.admits(host.caller, payer=located.columns.payer, appointed=())
+    if audience is None:
+        return False
+    known = (host.caller,) if appointed else ()
+    return audience.admits(host.caller, payer=located.columns.payer, appointed=known)
 
 
 def answer(host: Host, identity: bytes, given: bytes) -> None:

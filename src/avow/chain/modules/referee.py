@@ -45,6 +45,11 @@ def may_be_asked(demand: bytes, trace: bytes) -> bool:
     return True
 
 
+def opens_data(demand: bytes) -> bool:
+    """Whether the answer to a demand, which may be asked, is data of the run, and not hashes alone."""
+    return descent.Demand.parse(demand).asked == "chunk"
+
+
 def answers(demand: bytes, answer: bytes, trace: bytes) -> bool:
     """Whether an answer is the one that a demand, which may be asked, has."""
     try:
