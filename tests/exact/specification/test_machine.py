@@ -299,7 +299,7 @@ def mutated(operator, random):
 
 
 @given(st.integers(0, 1 << 32), st.randoms(use_true_random=False))
-@settings(max_examples=200)
+@settings(max_examples=100)
 def test_a_record_that_passes_its_form_only_fails_by_type(seed, random):
     """What a referee runs on a stranger's record with a stranger's values: a number, or one of two errors."""
     program = program_of(seed, context=8)
