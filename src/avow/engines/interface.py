@@ -9,7 +9,12 @@ from avow.exact.hashing import Header, Trace
 from avow.exact.prover import OwnRun
 from avow.models.store import Progress, StoredProgram, no_progress
 
-ENGINES: Mapping[str, tuple[str, ...]] = {"llama": ("gguf",), "onnx": ("onnx",), "remote": ("none",)}
+ENGINES: Mapping[str, tuple[str, ...]] = {
+    "llama": ("gguf",),
+    "onnx": ("onnx",),
+    "exact": ("exact",),
+    "remote": ("none",),
+}
 """The engines, each with the formats that it runs."""
 
 
@@ -76,6 +81,11 @@ def load(program: StoredProgram, *, threads: int = 1, slots: int = 4, progress: 
         from avow.engines.onnx import OnnxEngine
 
         return OnnxEngine(program, threads=threads, slots=slots)
+    if manifest.engine == "exact":
+        from avow.engines.exact import load_exact
+
+        engine: Engine = load_exact(program, threads=threads, slots=slots)
+        return engine
     from avow.engines.remote import RemoteEngine
 
     return RemoteEngine(program, slots=slots)

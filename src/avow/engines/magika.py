@@ -68,7 +68,16 @@ class MagikaProcessor:
         TensorInfo("description", "BYTES", (None,)),
     )
 
-    def __init__(self, program: StoredProgram, inputs: Sequence[TensorInfo], outputs: Sequence[TensorInfo]) -> None:
+    def __init__(
+        self,
+        program: StoredProgram,
+        inputs: Sequence[TensorInfo],
+        outputs: Sequence[TensorInfo],
+        *,
+        together: bool = False,
+    ) -> None:
+        """`together`: all files in one run, for engines whose samples do not touch each other."""
+        self._together = together
         try:
             self._config = msgspec.json.decode(program.read("config.json", limit=_MAX_CONFIG), type=Config)
             types = program.read("content_types.json", limit=_MAX_CONFIG)
@@ -92,7 +101,7 @@ class MagikaProcessor:
         files: list[bytes] = values_of(tensors["file"])
         if not 1 <= len(files) <= MAX_FILES:
             raise InvalidTensor(f"from 1 to {MAX_FILES} files", param="inputs.file.shape")
-        labels = [self._label(content, run) for content in files]
+        labels = self._labels(files, run)
         kinds = [self._types[label.name] for label in labels]
         return {
             "label": ("BYTES", _texts(label.name for label in labels)),
@@ -113,14 +122,25 @@ class MagikaProcessor:
         padding = [config.padding_token]
         return [*begin, *padding * (config.beg_size - len(begin)), *padding * (config.end_size - len(end)), *end]
 
-    def _label(self, content: bytes, run: Run) -> Label:
+    def _labels(self, files: Sequence[bytes], run: Run) -> list[Label]:
+        seen = [self.features(content) for content in files]
+        rows = [tokens for tokens in seen if tokens is not None]
+        # One file a run, else: a float's last bits depend on its neighbours in a batch.
+        batches = [rows] if self._together and rows else [[tokens] for tokens in rows]
+        scores = iter(
+            row for batch in batches for row in run({self._input: np.array(batch, dtype=np.int32)})[self._output]
+        )
+        return [
+            self._small(content) if tokens is None else self._best(next(scores))
+            for content, tokens in zip(files, seen, strict=True)
+        ]
+
+    def _small(self, content: bytes) -> Label:
         if not content:
             return Label("empty", 1.0)
-        tokens = self.features(content)
-        if tokens is None:
-            return Label(_kind_of_few_bytes(content[: self._config.block_size]), 1.0)
-        # One file a run: the scores of a file do not depend on its neighbours.
-        scores = run({self._input: np.array([tokens], dtype=np.int32)})[self._output][0]
+        return Label(_kind_of_few_bytes(content[: self._config.block_size]), 1.0)
+
+    def _best(self, scores: Array) -> Label:
         best = int(np.argmax(scores))
         return self._decide(self._config.target_labels_space[best], float(scores[best]))
 

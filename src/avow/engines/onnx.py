@@ -193,7 +193,7 @@ class OnnxEngine:
         for info in self.inputs:
             if info.name not in tensors:
                 raise InvalidTensor("an input is missing", param="inputs", name=info.name[:128])
-            _check_tensor(info, tensors[info.name])
+            check_tensor(info, tensors[info.name])
         if len(tensors) != len(self.inputs):
             unknown = min(set(tensors) - {info.name for info in self.inputs})
             raise InvalidTensor("there is no such input", param=f"inputs.{unknown}")
@@ -205,7 +205,7 @@ class OnnxEngine:
         answer: dict[str, Any] = {
             "model_name": self._program.manifest.name,
             "model_version": self._program.program_id.hex(),
-            "outputs": [_output(name, *found[name]) for name in wanted],
+            "outputs": [output_tensor(name, *found[name]) for name in wanted],
         }
         return answer if body.id is None else {**answer, "id": body.id}
 
@@ -294,7 +294,7 @@ def to_array(tensor: InputTensor) -> Array:
     return np.array(values, dtype=_NUMPY[tensor.datatype]).reshape(tensor.shape)
 
 
-def _output(name: str, datatype: str, array: Array) -> dict[str, Any]:
+def output_tensor(name: str, datatype: str, array: Array) -> dict[str, Any]:
     answer: dict[str, Any] = {"name": name, "datatype": datatype, "shape": list(array.shape)}
     if datatype == "BYTES":
         answer["parameters"] = {"content_type": "str"}
@@ -309,7 +309,7 @@ def _info(node: Any) -> TensorInfo:
     return TensorInfo(node.name, _ONNX_NAMES[node.type], tuple(n if isinstance(n, int) else None for n in node.shape))
 
 
-def _check_tensor(info: TensorInfo, tensor: InputTensor) -> None:
+def check_tensor(info: TensorInfo, tensor: InputTensor) -> None:
     where = f"inputs.{info.name[:128]}"
     if tensor.datatype != info.datatype:
         raise InvalidTensor(f"this input is {info.datatype}", param=f"{where}.datatype")

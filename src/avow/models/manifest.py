@@ -19,14 +19,14 @@ from avow.errors import EncodingError, TooLarge
 from avow.models.errors import ManifestError
 from avow.receipt.encoding import Value, decode, encode, tagged_hash
 
-Format = Literal["gguf", "onnx", "none"]
+Format = Literal["gguf", "onnx", "exact", "none"]
 
 VERSION = 1
 MAX_MANIFEST = 256 * 1024
 MAX_FILES = 256
 MAX_FILE_SIZE = 1 << 42
 MAX_TEXT = 64 * 1024
-FORMATS: frozenset[str] = frozenset({"gguf", "onnx", "none"})
+FORMATS: frozenset[str] = frozenset({"gguf", "onnx", "exact", "none"})
 """`none`: a program without files of its own, such as the relay to an upstream."""
 
 _TAG = b"avow/program/1"

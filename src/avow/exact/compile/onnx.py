@@ -6,6 +6,7 @@ a loader would. The same bytes, options and ranges give the same program on ever
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from typing import Protocol
 
 import numpy as np
 
@@ -50,6 +51,41 @@ class Options:
     states: Mapping[str, str] = field(default_factory=dict)
     steps: int = 1024
     integers: Mapping[str, tuple[int, int]] = field(default_factory=dict)
+
+
+class Recipe(Protocol):
+    """What decides a compilation, as the catalogue writes it (models/exact.py)."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def bits(self) -> int: ...
+    @property
+    def weight_bits(self) -> int: ...
+    @property
+    def shapes(self) -> Mapping[str, tuple[int, ...]]: ...
+    @property
+    def fixed(self) -> Mapping[str, int]: ...
+    @property
+    def states(self) -> Mapping[str, str]: ...
+    @property
+    def integers(self) -> Mapping[str, tuple[int, int]]: ...
+    @property
+    def steps(self) -> int: ...
+
+
+def options_of(recipe: Recipe) -> Options:
+    """A recipe's options."""
+    return Options(
+        name=recipe.name,
+        bits=recipe.bits,
+        weight_bits=recipe.weight_bits,
+        shapes=recipe.shapes,
+        fixed={name: np.array(value) for name, value in recipe.fixed.items()},
+        states=recipe.states,
+        steps=recipe.steps,
+        integers=recipe.integers,
+    )
 
 
 @dataclass(frozen=True, slots=True)
