@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from avow.chain.genesis import AllowedMeasurement
 from avow.chain.modules import bank
+from avow.chain.transaction import address_of_private_key
 from avow.methods.tee.attesters import development_root
 from avow.nodes.chain_client import ChainClient
 from avow.nodes.enclave import Enclave
@@ -42,7 +43,7 @@ class Home:
 
     @property
     def payer(self):
-        return ChainClient("", self.payer_key).address
+        return address_of_private_key(self.payer_key)
 
     @property
     def operator(self):
@@ -53,8 +54,8 @@ def make_home(folder, *, programs=(PROGRAM,), heartbeat_ms=10_000):
     governance_key, payer_key = secrets.token_bytes(32), secrets.token_bytes(32)
     account_key(folder / "node" / "key")
     accounts = [
-        (ChainClient("", governance_key).address, WEI),
-        (ChainClient("", payer_key).address, WEI),
+        (address_of_private_key(governance_key), WEI),
+        (address_of_private_key(payer_key), WEI),
         (account_address(folder / "node" / "key"), WEI),
     ]
     measurement = development_attester(folder, programs).measurement

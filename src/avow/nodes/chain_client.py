@@ -33,7 +33,7 @@ from avow.errors import AvowError, Unavailable
 from avow.nodes.endpoints import Endpoints
 from avow.receipt.encoding import decode, from_base64url
 from avow.receipt.fields import mapping
-from avow.receipt.finality import BondProof, FinalityProof
+from avow.receipt.finality import BondProof, FinalityProof, OptimisticParameters
 from avow.receipt.standing import KeyRecord, Standing
 from avow.receipt.trust import TrustPolicy
 
@@ -88,6 +88,24 @@ class Included:
     index: int
     gas_used: int
     output: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Log:
+    """An event of a module: its indexed parameters as 32-byte topics, the others decoded."""
+
+    indexed: tuple[bytes, ...]
+    values: tuple[Any, ...]
+    height: int
+    transaction: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class OptimisticRules:
+    """The parameters of the method optimistic (`watchers` are those appointed now) and the window clock, in milliseconds."""
+
+    parameters: OptimisticParameters
+    clock: int
 
 
 class ChainClient:
@@ -315,6 +333,38 @@ class ChainClient:
         """The record of the optimistic batch with a key's statement, under a signed header; None if there is none."""
         found = await self.rpc("avow_finality", "0x" + key.hex(), hex(number))
         return None if found is None else FinalityProof.from_value(decode(from_base64url(found)))
+
+    async def optimistic(self) -> OptimisticRules:
+        """The method's rules as they stand now."""
+        shown = await self.rpc("avow_optimistic")
+        names = ("window_ms", "move_ms", "audit_ppm", "gain_factor", "reveal_blocks")
+        money = ("bond_floor", "challenge_bond", "demand_bond")
+        parameters = OptimisticParameters(
+            **{name: int(shown[name]) for name in (*names, *money)},
+            watchers=tuple([bytes.fromhex(address[2:]) for address in shown["watchers"]]),
+        )
+        return OptimisticRules(parameters, int(shown["clock"]))
+
+    async def logs(
+        self, module: bytes, name: str, from_height: int, to_height: int | None = None, *, indexed: Sequence[bytes] = ()
+    ) -> list[Log]:
+        """The module's events of that name in blocks since `from_height`, in order. `indexed`: leading indexed parameters."""
+        event = MODULES[module].interface.events[name]
+        wanted = {
+            "fromBlock": hex(from_height),
+            "toBlock": "latest" if to_height is None else hex(to_height),
+            "address": "0x" + module.hex(),
+            "topics": ["0x" + topic.hex() for topic in (event.topic, *indexed)],
+        }
+        return [
+            Log(
+                tuple([bytes.fromhex(topic[2:]) for topic in found["topics"][1:]]),
+                tuple(event.decode_data(bytes.fromhex(found["data"][2:]))),
+                int(found["blockNumber"], 16),
+                bytes.fromhex(found["transactionHash"][2:]),
+            )
+            for found in await self.rpc("eth_getLogs", wanted)
+        ]
 
     async def trust(self) -> TrustPolicy:
         """The policy that pins this network at its last block."""

@@ -30,17 +30,19 @@ from avow.nodes.outbox import Outbox
 from avow.nodes.outbox_rows import Entry, StoredKey
 from avow.nodes.payers import Payers
 from avow.nodes.process import Ready, announce, run, until_stopped
-from avow.nodes.run import Loaded
+from avow.nodes.run import Loaded, Traced
 from avow.nodes.runner import Runner
 from avow.nodes.service import Service
 from avow.nodes.settler import Settler
 from avow.nodes.signer import Signer
+from avow.nodes.upkeep import Upkeep
 from avow.receipt.statement import Method
 
 log = logging.getLogger(__name__)
 
 HOUR_MS = 3_600_000
 DEFAULT_PRICE = 1_000_000_000
+DEFAULT_BOND = 100 * 10**18
 DEFAULT_TRUST_GAP_MS = 10 * 60_000
 RETRY_S = 0.2
 LONGEST_RETRY_S = 5.0
@@ -51,7 +53,10 @@ _Result = TypeVar("_Result")
 
 @dataclass(frozen=True, slots=True)
 class NodeConfig:
-    """`price` in wei per unit, for every program and method. `enclave` None: no tee. `programs` by name or id, for vanilla."""
+    """`price` in wei per unit, for every program and method. `enclave` None: no tee. `programs` by name or id, for vanilla.
+
+    `bond`: wei set aside for optimistic answers of the exact programs among them; 0: none are given.
+    """
 
     home: Path
     address: str
@@ -59,6 +64,7 @@ class NodeConfig:
     programs: tuple[str, ...]
     enclave: str | None = None
     vanilla: bool = True
+    bond: int = DEFAULT_BOND
     price: int = DEFAULT_PRICE
     threads: int = 1
     slots: int = 4
@@ -114,8 +120,25 @@ class InferenceNode:
 
     async def vanilla(self, programs: Mapping[bytes, Loaded]) -> None:
         """Serve `programs` under a key of this process, until cancelled."""
+        await self._own(Method.VANILLA, programs)
+
+    async def optimistic(self, programs: Mapping[bytes, Loaded]) -> None:
+        """Serve the exact ones among `programs` under a bond, until cancelled."""
+        exact = {program: loaded for program, loaded in programs.items() if isinstance(loaded.engine, Traced)}
+        node, chain = self.node, self._chain
+        upkeep = Upkeep(chain, chain.chain_id, self._outbox, node.receipts, exact, bond=self._config.bond)
+        await persistently(upkeep.fill)
+        node.upkeep = upkeep
+        keeping = asyncio.get_running_loop().create_task(upkeep.run())
+        try:
+            await self._own(Method.OPTIMISTIC, exact)
+        finally:
+            keeping.cancel()
+
+    async def _own(self, method: Method, programs: Mapping[bytes, Loaded]) -> None:
+        """A key of this process for one method, as long as it runs."""
         chain, node = self._chain, self.node
-        signer = Signer(chain.chain_id, chain.operator, Method.VANILLA)
+        signer = Signer(chain.chain_id, chain.operator, method)
 
         async def prove(block_hash: bytes) -> bytes:
             digest = registration_digest(
@@ -123,14 +146,12 @@ class InferenceNode:
             )
             return signer.prove_possession(digest)
 
-        node.runner = Runner(programs, signer)
-        offers = asyncio.gather(*(self._offer(Served.of(item), Method.VANILLA) for item in programs.values()))
-        key = await persistently(
-            lambda: self.keyring.register(Method.VANILLA, signer.signing_key, signer.transport_key, prove)
-        )
+        node.runners[method] = Runner(programs, signer)
+        offers = asyncio.gather(*(self._offer(Served.of(item), method) for item in programs.values()))
+        key = await persistently(lambda: self.keyring.register(method, signer.signing_key, signer.transport_key, prove))
         await offers
-        self.keyring.end_earlier(Method.VANILLA, signer.key)
-        node.keys[Method.VANILLA] = key
+        self.keyring.end_earlier(method, signer.key)
+        node.keys[method] = key
         await self.keyring.keep(key, prove)
 
     async def tee(self, address: str) -> None:
@@ -242,6 +263,8 @@ async def serve_node(
     tasks = [loop.create_task(inference.retention(), name="retention")]
     if config.vanilla and programs:
         tasks.append(loop.create_task(inference.vanilla(programs), name="vanilla"))
+    if config.bond and any(isinstance(loaded.engine, Traced) for loaded in programs.values()):
+        tasks.append(loop.create_task(inference.optimistic(programs), name="optimistic"))
     if config.enclave is not None:
         tasks.append(loop.create_task(inference.tee(config.enclave), name="tee"))
     try:
@@ -261,7 +284,7 @@ async def serve_node(
 def _load(config: NodeConfig) -> dict[bytes, Loaded]:
     from avow.nodes.programs import load_programs
 
-    if not config.vanilla:
+    if not (config.vanilla or config.bond):
         return {}
     return load_programs(config.home, config.programs, threads=config.threads, slots=config.slots)
 
@@ -271,10 +294,15 @@ def main(programs: Mapping[bytes, Loaded] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="avow node", description="Run programs, settle what was answered.")
     parser.add_argument("--home", type=Path, required=True)
     parser.add_argument("--listen", required=True, help="unix:PATH or tcp:HOST:PORT, for gateways")
-    parser.add_argument("--chain", required=True, help="the chain's JSON-RPC URL; several, separated by commas, are followed")
+    parser.add_argument(
+        "--chain", required=True, help="the chain's JSON-RPC URL; several, separated by commas, are followed"
+    )
     parser.add_argument("--enclave", help="unix:PATH, tcp:HOST:PORT or vsock:CID:PORT; without it there is no tee")
     parser.add_argument("--program", action="append", default=[], help="name or id, for vanilla; may be repeated")
     parser.add_argument("--no-vanilla", action="store_true", help="answer by the enclave alone")
+    parser.add_argument(
+        "--bond", type=int, default=DEFAULT_BOND, help="wei behind optimistic answers; 0: none are given"
+    )
     parser.add_argument("--price", type=int, default=DEFAULT_PRICE, help="wei per token or call")
     parser.add_argument("--threads", type=int, default=1, help="per job")
     parser.add_argument("--slots", type=int, default=4, help="jobs at once")
@@ -291,6 +319,7 @@ def main(programs: Mapping[bytes, Loaded] | None = None) -> None:
         programs=tuple(given.program),
         enclave=given.enclave,
         vanilla=not given.no_vanilla,
+        bond=given.bond,
         price=given.price,
         threads=given.threads,
         slots=given.slots,

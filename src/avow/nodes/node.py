@@ -3,8 +3,9 @@
 Rules:
 1. A job is started only when its statement can become a receipt: a key that stands, a price that is published, a payer that
    covers it, an outbox that can be written, and a trust gap below the operator's limit.
-2. vanilla runs here, under a key of this process; tee runs in the enclave, under the enclave's key. Everything after the
-   statement is the same.
+2. vanilla and optimistic run here, each under a key of this process; tee runs in the enclave, under the enclave's key. Everything after
+   the statement is the same.
+3. An optimistic job is taken only while the node's bond covers one more statement (upkeep.py).
 """
 
 import asyncio
@@ -20,10 +21,12 @@ from avow.nodes import wire
 from avow.nodes.delivery import Delivery, NodeKey
 from avow.nodes.enclave import EnclaveProgram
 from avow.nodes.enclave_client import EnclaveClient
+from avow.nodes.entitlement import Asker
 from avow.nodes.errors import (
     MethodNotServed,
     NotReady,
     NotSettled,
+    NotTraced,
     OutboxUnwritable,
     TrustGapExceeded,
     UnknownProgram,
@@ -38,6 +41,7 @@ from avow.nodes.jobs import (
     ProgramDescription,
     Terms,
 )
+from avow.nodes.openings import Openings, encode_shown
 from avow.nodes.outbox import Outbox
 from avow.nodes.payers import Payers, units_bound
 from avow.nodes.receipts import Receipts
@@ -45,8 +49,9 @@ from avow.nodes.run import Loaded
 from avow.nodes.runner import Runner
 from avow.nodes.service import Handle, Port
 from avow.nodes.settler import Settler
+from avow.nodes.upkeep import Upkeep
 from avow.nodes.wire import Kind
-from avow.receipt.statement import Method
+from avow.receipt.statement import TERMS_PAYER_OPENS, Method
 
 log = logging.getLogger(__name__)
 
@@ -113,7 +118,8 @@ class Node:
         self.receipts = Receipts(outbox)
         self.programs: dict[bytes, Served] = {}
         self.keys: dict[int, NodeKey] = {}
-        self.runner: Runner | None = None
+        self.runners: dict[int, Runner] = {}
+        self.upkeep: Upkeep | None = None
         self.enclave: EnclaveClient | None = None
         self._max_trust_gap_ms = max_trust_gap_ms
         self._running = 0
@@ -125,6 +131,8 @@ class Node:
             "status": self._status,
             "receipt": self._receipt,
             "wait_settled": self._wait_settled,
+            "opening": self._opening,
+            "demand": self._demand,
         }
 
     # Jobs.
@@ -151,7 +159,7 @@ class Node:
             covered = partial(self.payers.require_authorised, job.payer, nonce, most)
             return self._launch_later(port, job, payload, terms, key, most, covered)
         if self.payers.reserve(job.payer, most):
-            return self._launch(port, job, payload, terms, key, self._releaser(job.payer, most))
+            return self._launch(port, job, payload, terms, key, most, self._releaser(job.payer, most))
         covered = partial(self.payers.require_asked, job.payer, most)
         return self._launch_later(port, job, payload, terms, key, most, covered)
 
@@ -159,13 +167,26 @@ class Node:
         return lambda: self.payers.release(payer, amount)
 
     def _launch(
-        self, port: Port, job: Job, payload: bytes, terms: Terms, key: NodeKey, release: Callable[[], None]
+        self,
+        port: Port,
+        job: Job,
+        payload: bytes,
+        terms: Terms,
+        key: NodeKey,
+        most: int,
+        release: Callable[[], None],
     ) -> Delivery:
+        try:
+            free = self._lock_bond(job, most)
+        except AvowError:
+            release()
+            raise
         self._running += 1
 
         def over() -> int:
             self._running -= 1
             release()
+            free()
             return self._running
 
         try:
@@ -176,14 +197,23 @@ class Node:
             raise
         return delivery
 
+    def _lock_bond(self, job: Job, most: int) -> Callable[[], None]:
+        """For optimistic: what the statement will lock of the node's bond, at most. Raises BondExhausted."""
+        upkeep = self.upkeep
+        if job.method != Method.OPTIMISTIC or upkeep is None:
+            return lambda: None
+        required = upkeep.reserve(most, TERMS_PAYER_OPENS if job.payer_opens else 0)
+        return lambda: upkeep.release(required)
+
     def _run(self, job: Job, payload: bytes, terms: Terms, delivery: Delivery) -> Handle:
         if job.method == Method.TEE:
             if self.enclave is None:
                 raise NotReady("the enclave is not connected")
             return _EnclaveRun(self.enclave, self.enclave.run(terms, payload, delivery.event))
-        if self.runner is None:
+        runner = self.runners.get(job.method)
+        if runner is None:
             raise NotReady("the node has no key")
-        return self.runner.start(job, terms, delivery)
+        return runner.start(job, terms, delivery)
 
     def _launch_later(
         self,
@@ -206,7 +236,7 @@ class Node:
                     release()
                     port.fail(NotReady("cancelled"))
                     return
-                pending.handle = self._launch(port, job, payload, terms, key, release)
+                pending.handle = self._launch(port, job, payload, terms, key, most, release)
             except AvowError as error:
                 port.fail(error)
 
@@ -233,10 +263,24 @@ class Node:
         until = time.monotonic() + 2.0
         while self._running and time.monotonic() < until:  # noqa: ASYNC110 - at the end of a process
             await asyncio.sleep(0.01)
-        if self.runner is not None:
-            self.runner.close()
+        for runner in self.runners.values():
+            runner.close()
 
     # Questions.
+
+    async def _opening(self, args: bytes) -> bytes:
+        identity, asker = wire.decode(args, tuple[Hash32, bytes | None])
+        return encode_shown(self._openings().show(identity, None if asker is None else Asker.from_bytes(asker)))
+
+    async def _demand(self, args: bytes) -> bytes:
+        identity, asker, demand = wire.decode(args, tuple[Hash32, bytes | None, bytes])
+        who = None if asker is None else Asker.from_bytes(asker)
+        return await self._openings().answer(identity, who, demand)
+
+    def _openings(self) -> Openings:
+        if self.upkeep is None:
+            raise NotTraced("this node gives no optimistic answers")
+        return self.upkeep.openings
 
     async def _describe(self, _args: bytes) -> bytes:
         programs = []

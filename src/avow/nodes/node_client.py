@@ -75,6 +75,14 @@ class NodeClient(Caller):
             if not over:
                 self.control(queue.call, Kind.CANCEL)
 
+    async def opening(self, id: bytes, asker: bytes | None) -> bytes:  # noqa: A002
+        """What it takes to check an optimistic answer (openings.Shown), for who may; `asker`: entitlement.Asker as bytes."""
+        return await self.ask(ask_payload("opening", (id, asker)))
+
+    async def demand(self, id: bytes, asker: bytes | None, demand: bytes) -> bytes:  # noqa: A002
+        """The answer to a demand about the trace of an optimistic answer (exact/descent.py)."""
+        return await self.ask(ask_payload("demand", (id, asker, demand)))
+
     async def receipt(self, id: bytes, secret: bytes | None) -> bytes:  # noqa: A002
         """The receipt's CBOR, with its settlement once there is one: redacted, or wholly opened for its secret."""
         return await self.ask(ask_payload("receipt", (id, secret)))

@@ -6,11 +6,19 @@ from collections.abc import AsyncIterator
 from typing import Self
 
 from avow.chain.errors import WHOLE_BATCH, Refused
-from avow.chain.modules import bank, nodes, registry, settlement
+from avow.chain.modules import bank, nodes, optimistic, registry, settlement
 from avow.chain.modules.batch import Batch
 from avow.chain.transaction import decode_transaction
-from avow.nodes.chain_client import ChainClient, ChainRejected, ChainUnavailable, settlement_gas
+from avow.nodes.chain_client import (
+    ChainClient,
+    ChainRejected,
+    ChainUnavailable,
+    OptimisticRules,
+    settlement_gas,
+)
 from avow.nodes.settler import Refusal
+from avow.nodes.upkeep import Demanded
+from avow.receipt.finality import FinalityProof
 from avow.receipt.standing import KeyRecord, KeyState, Standing
 
 _RESEND_S = 10.0
@@ -132,6 +140,37 @@ class OperatorChain:
 
     async def retire(self, key: bytes) -> None:
         await self._client.transact(nodes.ADDRESS, "retire", key)
+
+    # Disputes.
+
+    async def optimistic(self) -> OptimisticRules:
+        return await self._client.optimistic()
+
+    async def bond(self) -> tuple[int, int]:
+        """Wei of this operator's bond, and of it locked."""
+        amount, locked, _ = await self._client.view(optimistic.ADDRESS, "bondOf", self.operator)
+        return int(amount), int(locked)
+
+    async def deposit(self, amount: int) -> None:
+        await self._client.transact(optimistic.ADDRESS, "deposit", value=amount)
+
+    async def finalise(self, key: bytes, first: int) -> None:
+        await self._client.transact(optimistic.ADDRESS, "finalise", key, first)
+
+    async def finality(self, key: bytes, number: int) -> FinalityProof | None:
+        return await self._client.finality(key, number)
+
+    async def demands(self, key: bytes, from_height: int) -> list[Demanded]:
+        logs = await self._client.logs(optimistic.ADDRESS, "Demanded", from_height, indexed=(key,))
+        return [Demanded(log.indexed[1], log.values[1], log.values[4], log.height) for log in logs]
+
+    async def is_posed(self, demand: bytes) -> bool:
+        """Whether the demand still waits for its answer."""
+        demander, *_ = await self._client.view(optimistic.ADDRESS, "demandOf", demand)
+        return any(demander)
+
+    async def answer(self, demand: bytes, given: bytes) -> None:
+        await self._client.transact(optimistic.ADDRESS, "answer", demand, given)
 
     # Programs and payers.
 

@@ -320,7 +320,9 @@ class Settler:
             return  # the reason is gone: try again
         log.warning("a batch was refused with code %d at %d", refusal.code, refusal.index)
         number = line.key.key_number
-        if refusal.index != WHOLE_BATCH and refusal.index < len(rows):
+        if refusal.code == Code.BOND_INSUFFICIENT:
+            await asyncio.sleep(min(0.05 * line.refused, 1.0))  # earlier statements become final, and free their share
+        elif refusal.index != WHOLE_BATCH and refusal.index < len(rows):
             row = rows[refusal.index]
             cause = CAUSES.get(refusal.code)
             if cause is None:

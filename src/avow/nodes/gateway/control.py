@@ -11,9 +11,11 @@ from starlette.responses import Response
 from starlette.routing import Route as Path
 
 from avow.errors import AvowError, EncodingError, NotFound, TooLarge
+from avow.exact.descent import MAX_DEMAND
+from avow.nodes.entitlement import Asker
 from avow.nodes.errors import NotSettled, ReceiptNotFound
 from avow.nodes.gateway.config import VERSION
-from avow.nodes.gateway.directory import Directory, Link
+from avow.nodes.gateway.directory import Directory, Link, Node
 from avow.nodes.gateway.errors import BadOption, NoNode, is_away, says
 from avow.nodes.gateway.frames import MalformedAnswer
 from avow.nodes.gateway.metrics import CONTENT_TYPE, GatewayMetrics
@@ -65,13 +67,15 @@ class Control:
             "/v2/models/{model}/ready": self.tensor_model_ready,
             "/receipts/{id}": self.receipt,
             "/receipts/{id}/report": self.report,
+            "/receipts/{id}/opening": self.opening,
             "/r/{id}": self.page,
             "/pages/{name}": self.asset,
             "/trust": self.trust,
             "/health": self.health,
             "/metrics": self.metrics,
         }
-        return [Path(path, handler, methods=["GET"]) for path, handler in handlers.items()]
+        paths = [Path(path, handler, methods=["GET"]) for path, handler in handlers.items()]
+        return [*paths, Path("/receipts/{id}/demand", self.demand, methods=["POST"])]
 
     async def root(self, _request: Request) -> Response:
         """What this is and where things are."""
@@ -154,14 +158,28 @@ class Control:
         receipt = await asyncio.to_thread(Receipt.from_bytes, await self._receipt(request))
         return json_response(await self._trust.report(receipt), headers=_PRIVATE_HEADERS)
 
+    async def opening(self, request: Request) -> Response:
+        """What it takes to check an optimistic answer, for whom its caller let check it (nodes/openings.py)."""
+        identity, asker = _identity(request), _asker(request)
+        _, data = await self._find(lambda node: node.opening(identity, asker))
+        return Response(data, 200, dict(_PRIVATE_HEADERS), "application/msgpack")
+
+    async def demand(self, request: Request) -> Response:
+        """The answer to a demand about an optimistic answer's trace, for the same."""
+        identity, asker = _identity(request), _asker(request)
+        demand = b""
+        async for piece in request.stream():
+            demand += piece
+            if len(demand) > MAX_DEMAND:
+                raise TooLarge("a demand is smaller", limit=MAX_DEMAND)
+        _, data = await self._find(lambda node: node.demand(identity, asker, demand))
+        return Response(data, 200, dict(_PRIVATE_HEADERS), "application/cbor")
+
     async def _receipt(self, request: Request) -> bytes:
-        name = request.path_params["id"]
-        if not _ID.match(name):
-            raise NotFound("a receipt's id is 64 hexadecimal digits")
+        identity = _identity(request)
         secret = _secret(request)
         wait_ms = _wait_ms(request)
-        identity = bytes.fromhex(name)
-        link, data = await self._find(identity, secret)
+        link, data = await self._find(lambda node: node.receipt(identity, secret))
         if wait_ms and (await asyncio.to_thread(Receipt.from_bytes, data)).settlement is None:
             try:
                 await link.node.wait_settled(identity, wait_ms)
@@ -171,13 +189,13 @@ class Control:
                     raise
         return data
 
-    async def _find(self, identity: bytes, secret: bytes | None) -> tuple[Link, bytes]:
+    async def _find(self, ask: Callable[[Node], Awaitable[bytes]]) -> tuple[Link, bytes]:
         """Ask each node. The error of the last that had an answer stands; a node that is away may be the one."""
         refused: AvowError | None = None
         away: AvowError | None = None
         for link in self._directory.links:
             try:
-                return link, await link.node.receipt(identity, secret)
+                return link, await ask(link.node)
             except AvowError as error:
                 if is_away(error):
                     away = error
@@ -233,6 +251,23 @@ def _as_json(data: bytes) -> bytes:
 
 def _asset(asset: Asset) -> Response:
     return Response(asset.body, 200, dict(asset.headers), asset.media_type)
+
+
+def _identity(request: Request) -> bytes:
+    name = request.path_params["id"]
+    if not _ID.match(name):
+        raise NotFound("a receipt's id is 64 hexadecimal digits")
+    return bytes.fromhex(name)
+
+
+def _asker(request: Request) -> bytes | None:
+    text = request.headers.get("avow-watcher")
+    if text is None:
+        return None
+    try:
+        return Asker.from_header(text).to_bytes()
+    except (EncodingError, TooLarge) as error:
+        raise BadOption("avow-watcher is base64url of 93 bytes", param="avow-watcher") from error
 
 
 def _secret(request: Request) -> bytes | None:

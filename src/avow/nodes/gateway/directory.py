@@ -52,6 +52,10 @@ class Node(Protocol):
 
     def stream(self, job: Job) -> AsyncGenerator[list[Event], None]: ...
 
+    async def opening(self, id: bytes, asker: bytes | None) -> bytes: ...  # noqa: A002
+
+    async def demand(self, id: bytes, asker: bytes | None, demand: bytes) -> bytes: ...  # noqa: A002
+
     async def receipt(self, id: bytes, secret: bytes | None) -> bytes: ...  # noqa: A002
 
     async def wait_settled(self, id: bytes, timeout_ms: int) -> bytes: ...  # noqa: A002

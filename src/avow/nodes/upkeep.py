@@ -1,0 +1,205 @@
+"""What an optimistic node owes the chain besides its statements: a bond, the ends of its batches, and answers to demands.
+
+Rules:
+1. The bond is filled up to what the operator set aside, when the node starts. A job is taken only if the bond covers one more open
+   statement: what is locked on chain, what is signed and not settled yet, and what is under way all count.
+2. A batch whose window is over is finalised: fees are paid, the bond is free, the openings are deleted; the proof is kept for receipts.
+3. A demand on chain is answered from a run of its own, within the node's clock. A demand that cannot be answered is said so loudly: it
+   costs the statement's share of the bond.
+"""
+
+import asyncio
+import logging
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from typing import Protocol
+
+from avow.chain.errors import Refused
+from avow.errors import AvowError
+from avow.exact.descent import Demand
+from avow.nodes.batches import charge_of
+from avow.nodes.chain_client import OptimisticRules
+from avow.nodes.errors import BondExhausted
+from avow.nodes.openings import Openings
+from avow.nodes.outbox import Outbox
+from avow.nodes.outbox_rows import StoredBatch, StoredKey
+from avow.nodes.receipts import Receipts
+from avow.nodes.run import Loaded
+from avow.receipt.encoding import encode_trusted
+from avow.receipt.finality import BatchState, FinalityProof
+from avow.receipt.statement import Columns, Method
+
+log = logging.getLogger(__name__)
+
+POLL_S = 0.5
+_MAX_BACKLOG = 100_000
+
+
+@dataclass(frozen=True, slots=True)
+class Demanded:
+    """A demand on chain: its id, the statement's hash, and what is asked (exact/descent.py). `height`: of its block."""
+
+    id: bytes
+    statement: bytes
+    asked: bytes
+    height: int
+
+
+class DisputesChain(Protocol):
+    """What upkeep needs of the chain. Every method may raise ChainUnavailable or Refused."""
+
+    async def optimistic(self) -> OptimisticRules: ...
+    async def bond(self) -> tuple[int, int]: ...
+    async def deposit(self, amount: int) -> None: ...
+    async def finalise(self, key: bytes, first: int) -> None: ...
+    async def finality(self, key: bytes, number: int) -> FinalityProof | None: ...
+    async def demands(self, key: bytes, from_height: int) -> list[Demanded]: ...
+    async def is_posed(self, demand: bytes) -> bool: ...
+    async def answer(self, demand: bytes, given: bytes) -> None: ...
+
+
+class Upkeep:
+    """Rules 1 to 3, for the keys of the method optimistic."""
+
+    def __init__(
+        self,
+        chain: DisputesChain,
+        chain_id: str,
+        outbox: Outbox,
+        receipts: Receipts,
+        programs: Mapping[bytes, Loaded],
+        *,
+        bond: int,
+    ) -> None:
+        self._chain = chain
+        self._outbox = outbox
+        self._receipts = receipts
+        self.openings = Openings(chain_id, outbox, receipts, programs, lambda: self.appointed)
+        self._bond = bond
+        self._rules: OptimisticRules | None = None
+        self._free = 0
+        self._under_way = 0
+        self._delivered = 0
+        self._heights: dict[bytes, int] = {}
+        self._answering: set[asyncio.Task[None]] = set()
+
+    @property
+    def appointed(self) -> Collection[bytes]:
+        """The network's watchers, as the chain last said."""
+        return () if self._rules is None else self._rules.parameters.watchers
+
+    def reserve(self, amount: int, terms: int) -> int:
+        """Rule 1: what one more statement locks, taken of what is free until `release`. Raises BondExhausted."""
+        if self._rules is None:
+            raise BondExhausted("the node's bond is not known yet", hint="it is starting")
+        required = self._rules.parameters.required_bond(amount, terms)
+        if self._free - self._delivered - self._under_way < required:
+            raise BondExhausted(
+                "the node's bond is taken by statements that can still be challenged",
+                hint="ask again within the window",
+            )
+        self._under_way += required
+        return required
+
+    def release(self, required: int) -> None:
+        """The job is over; what it signed counts until the chain is asked again."""
+        self._under_way -= required
+        self._delivered += required
+
+    async def fill(self) -> None:
+        """Rule 1's deposit."""
+        amount, _ = await self._chain.bond()
+        if amount < self._bond:
+            await self._chain.deposit(self._bond - amount)
+        await self._refresh()
+
+    async def run(self) -> None:
+        """Until cancelled."""
+        try:
+            while True:
+                await asyncio.sleep(POLL_S)
+                try:
+                    rules = await self._refresh()
+                    await self._answer_demands()
+                    await self._finalise(rules)
+                except AvowError as error:
+                    log.warning("upkeep is tried again: %s", error.detail)
+        finally:
+            for task in self._answering:
+                task.cancel()
+
+    async def _refresh(self) -> OptimisticRules:
+        delivered = self._delivered
+        self._rules = rules = await self._chain.optimistic()
+        amount, locked = await self._chain.bond()
+        unsettled = 0
+        for key in self._keys():
+            for row in self._outbox.statements(key.key_number, key.settled, _MAX_BACKLOG):
+                if row.void == 0:
+                    terms = Columns.unpack(row.columns).terms
+                    unsettled += rules.parameters.required_bond(charge_of(row.columns)[1], terms)
+        self._free = amount - locked - unsettled
+        self._delivered -= delivered
+        return rules
+
+    def _keys(self) -> list[StoredKey]:
+        return [key for key in self._outbox.all_keys() if key.method == Method.OPTIMISTIC]
+
+    # --- Rule 2 -----------------------------------------------------------------------------------------------------
+
+    async def _finalise(self, rules: OptimisticRules) -> None:
+        keys = {key.key_number: key.key for key in self._keys()}
+        for batch in self._outbox.open_batches(Method.OPTIMISTIC):
+            if not await self._try_final(keys[batch.key_number], batch, rules.clock):
+                return
+
+    async def _try_final(self, key: bytes, batch: StoredBatch, clock: int) -> bool:
+        """Whether the batch is final; later ones of the key cannot be before it is due."""
+        proof = await self._chain.finality(key, batch.first)
+        if proof is None:  # nothing of it settled: all void
+            await self._outbox.record_final(batch, b"")
+            return True
+        record = proof.check_membership(key)
+        if record.state is not BatchState.FINAL:
+            if clock <= record.deadline_clock:
+                return False
+            try:
+                await self._chain.finalise(key, batch.first)
+            except Refused as refused:
+                log.info("batch %d is not final yet: code %d", batch.first, refused.reason)
+                return True  # a dispute waits for its end; the next batch does not wait for it
+            proof = await self._chain.finality(key, batch.first)
+            assert proof is not None
+            record = proof.check_membership(key)
+        if record.overturned:
+            log.critical("statements %s of key %s were overturned", list(record.overturned), key.hex())
+        await self._outbox.record_final(batch, encode_trusted(proof.to_value()))
+        return True
+
+    # --- Rule 3 -----------------------------------------------------------------------------------------------------
+
+    async def _answer_demands(self) -> None:
+        for key in self._keys():
+            from_height = self._heights.get(key.key, 0)
+            for demand in await self._chain.demands(key.key, from_height):
+                self._heights[key.key] = demand.height + 1
+                task = asyncio.get_running_loop().create_task(self._answer(demand))
+                self._answering.add(task)
+                task.add_done_callback(self._answering.discard)
+
+    async def _answer(self, demanded: Demanded) -> None:
+        pause_s = POLL_S
+        while True:
+            try:
+                if not await self._chain.is_posed(demanded.id):
+                    return
+                row = self._receipts.find(demanded.statement)
+                given = await self.openings.answer_of(row, Demand.parse(demanded.asked))
+                await self._chain.answer(demanded.id, given)
+            except AvowError as error:
+                log.critical("a demand on chain is not answered yet: %s", error.detail)
+                await asyncio.sleep(pause_s)
+                pause_s *= 2
+            else:
+                log.info("answered a demand about %s", demanded.statement.hex())
+                return
