@@ -15,11 +15,12 @@ No clock; the network is the `Respondent`'s.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Literal
 
 from avow.errors import EncodingError, TooLarge, UnknownVersion, VerificationError
 from avow.exact import openings
 from avow.exact.claims import ClaimedRun, ClaimedTensor, Claims, Respondent
+from avow.exact.committed import OwnRun
 from avow.exact.fraud import MAX_PROOF, FraudProof, Opened
 from avow.exact.hashing import ABSENT, CHUNK, INPUT_SLOT, OUTPUT_SLOT, SALT, Header, Salts, chunks, constant_chunk_hash
 from avow.exact.program import Program
@@ -28,6 +29,8 @@ from avow.exact.sites import ChunkedValues, Layout, Site, SiteCells, origin_of_o
 from avow.exact.specification import KINDS, Parameters, Step
 from avow.exact.tensors import WIDTHS, unpack, value_at
 from avow.receipt import merkle
+
+__all__ = ["OtherInputs", "OwnRun", "ProofTooLarge", "Subject", "check_header", "find_fault"]
 
 
 class OtherInputs(VerificationError):
@@ -40,17 +43,6 @@ class ProofTooLarge(VerificationError):
     """A fault needs more openings than a proof may hold; no program that was loaded has such an operator."""
 
     code = "proof_too_large"
-
-
-class OwnRun(Protocol):
-    """One's own run (rule 1)."""
-
-    @property
-    def leaves(self) -> Sequence[bytes]:
-        """The digests of all leaves, ABSENT where an operator does not run."""
-
-    def tensor(self, slot: int) -> bytes:
-        """The bytes of the tensor in a slot: an operator's output at a step, a program input, a program output."""
 
 
 @dataclass(frozen=True, slots=True)
