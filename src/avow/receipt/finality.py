@@ -7,9 +7,10 @@ Rules:
 2. The window clock counts milliseconds of block time, but no more than two heartbeats a block: while the chain stands still, it does.
    It began at the genesis' time, so without a halt it is block time.
 3. One record per operator, under "disputes/bond/" ‖ address: its bond, and how much of it its open statements lock.
-4. A statement locks `required_bond`: at least what makes cheating a loss, S > G · (1 - p) / p, with G the gain, `gain_factor` times the
-   amount, and p the share of statements that are checked; never less than the floor. Where the payer alone may open on
-   chain, fewer can prove a fraud: four times that.
+4. A statement locks `required_bond`. Half of it is burnt when the statement is overturned, whoever wins the other half; that half alone
+   makes cheating a loss: it is more than G · (1 - p) / p, with G the gain, `gain_factor` times the amount, and p the share of
+   statements that are checked. Never less than the floor. Where the payer alone may open on chain, fewer can prove a fraud: four
+   times that.
 5. A record is proven by a sparse Merkle proof under a signed block's app hash (standing.py, rules 2 and 3): what held before that block.
 
 Pure: no clock, no randomness, no input or output.
@@ -237,7 +238,7 @@ class OptimisticParameters:
     def required_bond(self, amount: int, terms: int) -> int:
         """Rule 4: what a statement of this amount locks."""
         gain = amount * self.gain_factor
-        share = max(self.bond_floor, gain * (MILLION - self.audit_ppm) // self.audit_ppm + 1)
+        share = max(self.bond_floor, 2 * (gain * (MILLION - self.audit_ppm) // self.audit_ppm + 1))
         return share * PAYER_OPENS_FACTOR if terms & TERMS_PAYER_OPENS else share
 
     def to_value(self) -> dict[str, Value]:

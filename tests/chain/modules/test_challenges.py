@@ -108,7 +108,7 @@ def test_every_statement_of_a_batch_can_be_overturned(network):
 
 
 def test_the_example_of_the_page():
-    """docs/optimistic.md, "Money, with numbers", without gas; a share is one wei more than it says there."""
+    """docs/optimistic.md, "Money, with numbers", without gas; a share is two wei more than it says there."""
     milli = ETHER // 1_000
     network = Optimistic(settings={"base_fee": 0}, bond=ETHER)
     network.chain.do("operator", nodes.ADDRESS, "setPrice", PROGRAM, 1, milli)
@@ -122,15 +122,15 @@ def test_the_example_of_the_page():
 
     assert row() == [0, 0, 0, 1_000, 0, 0, 0]
     posted = network.cheat(3, at=1, amount=2 * milli, price_version=2)
-    assert row() == [-6, 0, 0, 1_000, 114, 6, 0]
+    assert row() == [-6, 0, 0, 1_000, 228, 6, 0]
     evidence = posted.evidence(1)
     network.commit("watcher", posted, evidence)
-    assert row() == [-6, 0, -10, 1_000, 114, 16, 0]
+    assert row() == [-6, 0, -10, 1_000, 228, 16, 0]
     network.prove("watcher", evidence)
-    assert row() == [-4, 0, 19, 962, 76, 4, 19]
+    assert row() == [-4, 0, 38, 924, 152, 4, 38]
     network.pass_window()
     network.do("stranger", "finalise", posted.key.id, posted.first)
-    assert row() == [-4, 4, 19, 962, 0, 0, 19]
+    assert row() == [-4, 4, 38, 924, 0, 0, 38]
 
 
 # --- Commit, then reveal ---------------------------------------------------------------------------------------------
@@ -371,6 +371,24 @@ def test_challenging_oneself_loses_money(network):
     network.do("operator", "finalise", posted.key.id, posted.first)
     after = sum(network.chain.balance(who) for who in mine) + network.bond_record().amount
     assert before - after >= network.share() - network.share() // 2
+    network.check_money()
+
+
+def test_insuring_oneself_by_an_early_commitment_saves_no_more_than_half(network):
+    """A cheat commits to its own fraud first and reveals when somebody else does: the burnt half is gone all the same."""
+    mine = ("operator", "second watcher")
+    network.chain.do("operator", nodes.ADDRESS, "setPrice", PROGRAM, 1, ETHER // 100)
+    before = sum(network.chain.balance(who) for who in mine) + network.bond_record().amount
+    amount = ETHER // 100
+    posted = network.cheat(amount=amount, price_version=2)
+    evidence = posted.evidence(0)
+    network.commit("second watcher", posted, evidence)
+    network.commit("watcher", posted, evidence)
+    assert network.prove("watcher", evidence) == State.UPHELD
+    assert network.prove("second watcher", evidence) == State.UPHELD
+    after = sum(network.chain.balance(who) for who in mine) + network.bond_record().amount
+    rules = network.rules
+    assert before - after > amount * (10**6 - rules.audit_ppm) // rules.audit_ppm  # G(1 - p)/p
     network.check_money()
 
 

@@ -95,10 +95,10 @@ def test_without_a_bond_nothing_settles_but_what_is_void():
 def test_what_a_statement_locks():
     rules = OptimisticParameters(bond_floor=1_000, audit_ppm=50_000, gain_factor=3)
     assert rules.required_bond(0, 0) == 1_000
-    assert rules.required_bond(10**6, 0) == 3 * 19 * 10**6 + 1  # more than G(1 - p)/p
-    assert rules.required_bond(10**6, TERMS_PAYER_OPENS) == 4 * (3 * 19 * 10**6 + 1)
+    assert rules.required_bond(10**6, 0) == 2 * (3 * 19 * 10**6 + 1)  # its half is more than G(1 - p)/p
+    assert rules.required_bond(10**6, TERMS_PAYER_OPENS) == 8 * (3 * 19 * 10**6 + 1)
     assert replace(rules, audit_ppm=1_000_000).required_bond(10**6, 0) == 1_000
-    assert replace(rules, audit_ppm=333_333).required_bond(10**6, 0) == 3 * 10**6 * 666_667 // 333_333 + 1
+    assert replace(rules, audit_ppm=333_333).required_bond(10**6, 0) == 2 * (3 * 10**6 * 666_667 // 333_333 + 1)
     network = Optimistic()
     assert network.view("requiredBond", 10**18, 1) == [RULES.required_bond(10**18, 1)]
 
