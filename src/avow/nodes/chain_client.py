@@ -34,6 +34,7 @@ from avow.nodes.endpoints import Endpoints
 from avow.receipt.encoding import decode, from_base64url
 from avow.receipt.fields import mapping
 from avow.receipt.finality import BondProof, FinalityProof, OptimisticParameters
+from avow.receipt.headers import SignedBlock
 from avow.receipt.standing import KeyRecord, Standing
 from avow.receipt.trust import TrustPolicy
 
@@ -148,6 +149,17 @@ class ChainClient:
             except ChainUnavailable:
                 continue
         return await self._rpc(self._endpoints.url, method, params, extra_s)
+
+    def leave_node(self) -> None:
+        """The node that is asked showed something that does not hold: ask the next."""
+        self._endpoints.next(self._endpoints.url)
+
+    async def signed_block(self, height: int) -> SignedBlock:
+        """A block's header, commit and validators, as this node says."""
+        found = await self.rpc("avow_header", hex(height))
+        if found is None:
+            raise ChainUnavailable("the chain's node does not have this block", height=height)
+        return SignedBlock.from_value(decode(from_base64url(found)))
 
     async def _look(self, now_s: float) -> None:
         """Whether the node that is asked still makes blocks."""

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import time
 from collections.abc import AsyncIterator
 from typing import Self
 
@@ -9,6 +10,7 @@ from avow.chain.errors import WHOLE_BATCH, Refused
 from avow.chain.modules import bank, nodes, optimistic, registry, settlement
 from avow.chain.modules.batch import Batch
 from avow.chain.transaction import decode_transaction
+from avow.errors import VerificationError
 from avow.nodes.chain_client import (
     ChainClient,
     ChainRejected,
@@ -16,9 +18,12 @@ from avow.nodes.chain_client import (
     OptimisticRules,
     settlement_gas,
 )
+from avow.nodes.headers import HeaderTrust
 from avow.nodes.settler import Refusal
 from avow.nodes.upkeep import Demanded
+from avow.receipt.encoding import decode
 from avow.receipt.finality import FinalityProof
+from avow.receipt.headers import SignedBlock
 from avow.receipt.standing import KeyRecord, KeyState, Standing
 
 _RESEND_S = 10.0
@@ -31,6 +36,7 @@ class OperatorChain:
     def __init__(self, client: ChainClient, chain_id: str, eip155: int) -> None:
         self._client = client
         self._eip155 = eip155
+        self._headers = HeaderTrust(chain_id)
         self.chain_id = chain_id
         self.operator = client.address
 
@@ -101,7 +107,17 @@ class OperatorChain:
         proof = await self._client.settlement(transaction_hash, timeout_s=_PROOF_S)
         if proof is None:
             raise ChainUnavailable("the settlement's proof is not there yet", hash=transaction_hash.hex())
+        item = decode(proof)
+        await self._follow(SignedBlock.from_value(item["block"] if isinstance(item, dict) else None))
         return proof
+
+    async def _follow(self, block: SignedBlock) -> None:
+        """What a receipt will carry must follow from trusted headers. Raises ChainUnavailable; the next node is asked then."""
+        try:
+            await self._headers.follow(block, self._client.signed_block, now_ns=time.time_ns())
+        except VerificationError as error:
+            self._client.leave_node()
+            raise ChainUnavailable("the chain's node showed a block that does not follow", reason=error.code) from error
 
     async def next_number(self, key: bytes) -> int:
         return await self._client.next_number(key)
@@ -123,7 +139,10 @@ class OperatorChain:
         return await self._client.key_record(key)
 
     async def standing(self, key: bytes) -> Standing | None:
-        return await self._client.standing(key)
+        found = await self._client.standing(key)
+        if found is not None:
+            await self._follow(found.block)
+        return found
 
     async def register(
         self, method: int, signing_key: bytes, transport_key: bytes, block_hash: bytes, attestation: bytes

@@ -39,6 +39,7 @@ class ProofMethods:
             "avow_status": self._status,
             "avow_genesis": self._genesis,
             "avow_trust": self._trust,
+            "avow_header": self._header,
             "avow_standing": self._standing,
             "avow_settlement": self._settlement,
             "avow_history": self._history,
@@ -102,6 +103,13 @@ class ProofMethods:
                 node.store.get(window.CLOCK_KEY), node.genesis, Block(node.engine.height + 1, node.next_block_ms())
             ),
         }
+
+    async def _header(self, params: list[Any]) -> str | None:
+        """A block's header, commit and validators; null when it is not kept, or not there yet."""
+        height = values.quantity(values.parameter(params, 0, "height"), "height", maximum=(1 << 63) - 1)
+        if not self._node.engine.base <= height <= self._node.engine.height:
+            return None
+        return base64url(encode(self._node.engine.signed_block(height).to_value()))
 
     # --- Proofs -----------------------------------------------------------------------------------------------------
 
