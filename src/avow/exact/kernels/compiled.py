@@ -54,14 +54,17 @@ class CompiledRunner:
         self._idle: list[Lane] = []
 
     def run(self, inputs: Sequence[Integers], steps: int, tracer: Tracer | None) -> list[Integers]:
+        if tracer is not None and not isinstance(tracer, BulkTracer):
+            return self._step_by_step(inputs, steps, tracer)
+        if tracer is not None:
+            tracer.reserve(steps)
+        lane = self._take()
+        if steps <= lane.staged_steps:
+            return self._staged(lane, inputs, steps, tracer)
+        self._idle.append(lane)
         arrays = [np.ascontiguousarray(each) for each in inputs]
         results = [np.empty((steps, *shape), dtype) for shape, dtype in self._outputs]
         addresses = [address_of(each) for each in arrays], [address_of(each) for each in results]
-        if tracer is not None and not isinstance(tracer, BulkTracer):
-            self._step_by_step(addresses[0], results, steps, tracer)
-            return results
-        if tracer is not None:
-            tracer.reserve(steps)
         if self._pool is None or steps < 2 * self._layout.most:
             self._range(addresses, 0, steps, tracer)
             return results
@@ -77,23 +80,41 @@ class CompiledRunner:
         except IndexError:
             return Lane(self._layout)
 
+    def _staged(self, lane: Lane, inputs: Sequence[Integers], steps: int, tracer: BulkTracer | None) -> list[Integers]:
+        """A short run, by way of the lane's own arrays."""
+        lane.begin()
+        for place, array in zip(lane.staged_inputs, inputs, strict=True):
+            place[:steps] = array
+        if tracer is not None:
+            lane.trace_into(tracer.key, tracer.leaves)
+        fault = lane.steps(0, steps)
+        results = [place[:steps].copy() for place in lane.staged_results]
+        self._idle.append(lane)
+        if fault:
+            self._refuse(fault)
+        return results
+
     def _range(self, addresses: tuple[list[int], list[int]], first: int, last: int, tracer: BulkTracer | None) -> None:
-        """Steps first … last − 1."""
+        """Steps first … last − 1 of a long run, in place."""
         lane = self._take()
         lane.begin()
         lane.read_from(addresses[0])
+        lane.write_to(addresses[1])
         if tracer is not None:
             lane.trace_into(tracer.key, tracer.leaves)
-        fault = lane.steps(first, last, addresses[1])
+        fault = lane.steps(first, last)
+        lane.use_stage()
         self._idle.append(lane)
         if fault:
             self._refuse(fault)
 
-    def _step_by_step(self, inputs: list[int], results: list[Integers], steps: int, tracer: Tracer) -> None:
+    def _step_by_step(self, inputs: Sequence[Integers], steps: int, tracer: Tracer) -> list[Integers]:
         """One operator at a time, each value shown to the tracer, who may change it."""
+        arrays = [np.ascontiguousarray(each) for each in inputs]
+        results = [np.empty((steps, *shape), dtype) for shape, dtype in self._outputs]
         lane = self._take()
         lane.begin()
-        lane.read_from(inputs)
+        lane.read_from([address_of(each) for each in arrays])
         for step in range(steps):
             for operator in range(len(self._program.operators)):
                 fault = lane.step(step, operator, operator + 1)
@@ -105,7 +126,9 @@ class CompiledRunner:
             for result, number in zip(results, self._program.outputs, strict=True):
                 result[step] = lane.value(number, step).view(result.dtype).reshape(result.shape[1:])
             lane.carry()
+        lane.use_stage()
         self._idle.append(lane)
+        return results
 
     def _check(self, operator: int, value: Integers) -> None:
         """A tracer may change a value, within its interval: later operators find places in memory by it."""

@@ -7,7 +7,7 @@ import numpy as np
 
 from avow.exact.hashing import CHUNK
 from avow.exact.kernels.compilation import WIDTH, Kernel, entry, helper
-from avow.exact.kernels.memory import copy_bytes, int64s, uint8s
+from avow.exact.kernels.memory import Array, copy_bytes, int64s, uint8s
 from avow.exact.kernels.rows import (
     CONTEXT,
     GROWS,
@@ -137,17 +137,17 @@ RECORD_KERNEL = Kernel(_record)
 
 
 @entry
-def digest(data: int, length: int, key: int, slot: int, scratch: int, target: int) -> None:
-    """`digest_tensor` for Python: addresses."""
-    digest_tensor(data, length, key, slot, scratch, target)
+def digest(data: Array, key: Array, slot: int, scratch: Array, target: Array) -> None:
+    """`digest_tensor` for Python: arrays of uint8, of which `data` has at least one byte and `scratch` `scratch_bytes` of it."""
+    digest_tensor(data.ctypes.data, len(data), key.ctypes.data, slot, scratch.ctypes.data, target.ctypes.data)
 
 
 @entry
-def leaves_root(leaves: int, count: int, nodes: int) -> None:
-    """The RFC 6962 root over `count` ≥ 1 leaves of 32 bytes: at `nodes`, which has room for count · 32 + 256 bytes."""
-    message = nodes + 32 * count
+def leaves_root(leaves: Array, count: int, nodes: Array) -> None:
+    """The RFC 6962 root over the first `count` ≥ 1 rows of leaves, uint8[…, 32]: at the begin of `nodes`, uint8[32 · count + 256]."""
+    message = nodes.ctypes.data + 32 * count
     for number in range(count):
         uint8s(message, 1)[0] = 0
-        copy_bytes(message + 1, leaves + 32 * number, 32)
-        digest_one(message, pad(message, 33), nodes + 32 * number)
-    fold(nodes, count, message)
+        copy_bytes(message + 1, leaves.ctypes.data + 32 * number, 32)
+        digest_one(message, pad(message, 33), nodes.ctypes.data + 32 * number)
+    fold(nodes.ctypes.data, count, message)

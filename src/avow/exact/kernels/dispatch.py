@@ -5,7 +5,23 @@ A fault ends a run at once: nothing that follows could rely on the intervals tha
 
 from avow.exact.kernels.compilation import WIDTH, entry, helper
 from avow.exact.kernels.memory import call_kernel, copy_bytes, int64s
-from avow.exact.kernels.rows import CONTEXT, FAULT, KERNEL, KEY, LAST, PHASE, PROMPT, RECORD, SAMPLES, STEP
+from avow.exact.kernels.rows import (
+    CARRIED,
+    CONTEXT,
+    COUNT_OF_ROWS,
+    FAULT,
+    KERNEL,
+    KEY,
+    LAST,
+    MOST,
+    PHASE,
+    PROMPT,
+    RECORD,
+    RESULTS,
+    ROWS,
+    SAMPLES,
+    STEP,
+)
 
 
 @helper
@@ -33,28 +49,23 @@ def run_rows(rows: int, first: int, last: int, context: int) -> int:
 
 
 @entry
-def run_steps(
-    rows: int, count: int, context: int, first: int, last: int, most: int, outputs: int, output_count: int, carried: int, carried_count: int
-) -> int:  # fmt: skip
-    """Steps first … last − 1 of a program that reads its inputs, up to `most` samples at a time; the fault, or 0.
-
-    outputs: int64[output_count][3], the output's address, the result's, bytes per sample. carried: int64[carried_count][3], to be
-    copied after each step: from, to, bytes.
-    """
+def run_steps(context: int, first: int, last: int) -> int:
+    """Steps first … last − 1 of a program that reads its inputs, up to MOST samples at a time; the fault, or 0."""
     c = int64s(context, CONTEXT)
-    out, kept = int64s(outputs, 3 * output_count), int64s(carried, 3 * carried_count)
+    outputs, kept = int64s(c[RESULTS], 1)[0], int64s(c[CARRIED], 1)[0]
+    results, carried = int64s(c[RESULTS] + 8, 3 * outputs), int64s(c[CARRIED] + 8, 3 * kept)
     step = first
     while step < last:
-        samples = min(most, last - step)
+        samples = min(c[MOST], last - step)
         c[STEP] = step
         c[SAMPLES] = samples
-        fault = run_range(rows, 0, count, context)
+        fault = run_range(c[ROWS], 0, c[COUNT_OF_ROWS], context)
         if fault:
             return fault
-        for number in range(output_count):
-            size = out[3 * number + 2]
-            copy_bytes(out[3 * number + 1] + step * size, out[3 * number], samples * size)
-        for number in range(carried_count):
-            copy_bytes(kept[3 * number + 1], kept[3 * number], kept[3 * number + 2])
+        for number in range(outputs):
+            size = results[3 * number + 2]
+            copy_bytes(results[3 * number + 1] + step * size, results[3 * number], samples * size)
+        for number in range(kept):
+            copy_bytes(carried[3 * number + 1], carried[3 * number], carried[3 * number + 2])
         step += samples
     return 0

@@ -1,28 +1,37 @@
 """A lane: memory of one run at a time, with rows that point into it. A machine has as many as runs at once."""
 
+from collections.abc import Sequence
+
 import numpy as np
 from numpy.typing import NDArray
 
 from avow.exact.kernels import digests, dispatch
 from avow.exact.kernels.compilation import WIDTH
-from avow.exact.kernels.layout import ALIGNMENT, ROOM, Layout
+from avow.exact.kernels.layout import ALIGNMENT, DTYPES, ROOM, Layout
 from avow.exact.kernels.rows import (
+    CARRIED,
     CONTEXT,
+    COUNT_OF_ROWS,
     FAULT,
     HASH_SCRATCH,
     INPUTS,
     KEY,
     LEAVES,
+    MOST,
     OPERATORS,
     OUT,
     PROMPT,
     RECORD,
+    RESULTS,
+    ROWS,
     SAMPLES,
     STEP,
 )
 from avow.exact.tensors import WIDTHS, shape_at, size_of
 
 ROW_BYTES = 8 * WIDTH
+STAGE_BYTES = 32 * 1024
+"""Of a staged input or output."""
 
 
 class Lane:
@@ -31,6 +40,7 @@ class Lane:
     def __init__(self, layout: Layout) -> None:
         program = layout.program
         self._layout = layout
+        self._tables: list[NDArray[np.int64]] = []
         largest = max(size_of(each.shape, program.context) * WIDTHS[each.type] for each in program.operators)
         hashing = layout.bytes + layout.scratch + ALIGNMENT
         self._memory: NDArray[np.uint8] = np.zeros(
@@ -48,19 +58,38 @@ class Lane:
         self.context[OPERATORS] = len(program.operators)
         self.context[HASH_SCRATCH] = base + hashing
         self.context[SAMPLES] = 1
-        outs = [self.rows[layout.first_row[number + 1] - 1, OUT] for number in program.outputs]
-        sizes = [
-            size_of(program.operators[number].shape) * WIDTHS[program.operators[number].type]
-            for number in program.outputs
-        ]
-        self._outputs: NDArray[np.int64] = np.array(
-            [[out, 0, size] for out, size in zip(outs, sizes, strict=True)], np.int64
+        self.context[ROWS] = self.rows_address
+        self.context[COUNT_OF_ROWS] = len(self.rows)
+        self.context[MOST] = layout.most
+        self._results = self._table(
+            RESULTS, [[self.rows[layout.first_row[number + 1] - 1, OUT], 0, 0] for number in program.outputs]
         )
-        self._carried: NDArray[np.int64] = np.array(
-            [[base + source, base + target, count] for source, target, count in layout.carried], np.int64
-        ).reshape(-1, 3)
-        self._addresses = int(self._outputs.ctypes.data), int(self._carried.ctypes.data)
+        for number, operator in enumerate(program.outputs):
+            record = program.operators[operator]
+            self._results[3 * number + 3] = size_of(record.shape) * WIDTHS[record.type]
+        self._table(CARRIED, [[base + source, base + target, count] for source, target, count in layout.carried])
+        self._stage()
         self._views: dict[int, NDArray[np.uint8]] = {}
+
+    def _table(self, slot: int, entries: Sequence[Sequence[int]]) -> NDArray[np.int64]:
+        """A table that a slot of the context has the address of."""
+        table: NDArray[np.int64] = np.array([len(entries), *(value for each in entries for value in each)], np.int64)
+        self._tables.append(table)
+        self.context[slot] = table.ctypes.data
+        return table
+
+    def _stage(self) -> None:
+        """Short runs read and write arrays of the lane's own, whose addresses are known: looking one up costs as much as a small model."""
+        program = self._layout.program
+        ends = [(each.shape, DTYPES[each.type]) for each in program.inputs]
+        records = [program.operators[number] for number in program.outputs]
+        ends += [(each.shape, DTYPES[each.type]) for each in records if each.shape[-1] > 0]
+        largest = max(size_of(shape) * dtype.itemsize for shape, dtype in ends)
+        self.staged_steps = max(1, min(self._layout.most, program.context, STAGE_BYTES // largest))
+        arrays = [np.zeros((self.staged_steps, *shape), dtype) for shape, dtype in ends]
+        self.staged_inputs, self.staged_results = arrays[: len(program.inputs)], arrays[len(program.inputs) :]
+        self._staged = [int(each.ctypes.data) for each in arrays]
+        self.use_stage()
 
     def begin(self, *, prompt: int = 0) -> None:
         """A new run: what is kept from step to step becomes zero."""
@@ -70,10 +99,20 @@ class Lane:
         self.context[FAULT] = 0
         self.context[KEY] = 0
 
-    def read_from(self, addresses: list[int]) -> None:
-        """Where the program's inputs are."""
+    def use_stage(self) -> None:
+        """The program's inputs and outputs are the staged arrays, of at most `staged_steps` steps."""
+        count = len(self.staged_inputs)
+        self.read_from(self._staged[:count])
+        self.write_to(self._staged[count:])
+
+    def read_from(self, addresses: Sequence[int]) -> None:
+        """Where the program's inputs are, [steps, …]."""
+        self.context[INPUTS : INPUTS + len(addresses)] = addresses
+
+    def write_to(self, addresses: Sequence[int]) -> None:
+        """Where the program's outputs go, [steps, …]."""
         for number, address in enumerate(addresses):
-            self.context[INPUTS + number] = address
+            self._results[3 * number + 2] = address
 
     def trace_into(self, key: NDArray[np.uint8], leaves: NDArray[np.uint8]) -> None:
         """From now on each operator's output is digested. Both arrays are the caller's, and stay where they are."""
@@ -94,15 +133,9 @@ class Lane:
         for source, target, count in self._layout.carried:
             self.arena[target : target + count] = self.arena[source : source + count]
 
-    def steps(self, first: int, last: int, results: list[int]) -> int:
-        """Steps first … last − 1, outputs to the results' addresses; the fault, or 0."""
-        for number, address in enumerate(results):
-            self._outputs[number, 1] = address
-        outputs, carried = self._addresses
-        return dispatch.run_steps(
-            self.rows_address, len(self.rows), self.context_address, first, last, self._layout.most,
-            outputs, len(self._outputs), carried, len(self._carried),
-        )  # fmt: skip
+    def steps(self, first: int, last: int) -> int:
+        """Steps first … last − 1, from inputs to outputs; the fault, or 0."""
+        return dispatch.run_steps(self.context_address, first, last)
 
     def value(self, operator: int, step: int) -> NDArray[np.uint8]:
         """The bytes of an operator's output, in place: writable, and good until the next step."""

@@ -71,9 +71,9 @@ class Machine:
     def _steps(self, inputs: Sequence[Integers]) -> int:
         if len(inputs) != len(self._wanted):
             raise BadRun("the number of inputs is wrong", expected=len(self._wanted), found=len(inputs))
-        steps = len(inputs[0]) if inputs[0].ndim else 0
+        steps = len(inputs[0]) if inputs[0].ndim else -1
         for number, (array, (dtype, shape)) in enumerate(zip(inputs, self._wanted, strict=True)):
-            if array.dtype != dtype or array.shape != (steps, *shape):
+            if array.dtype != dtype or not array.ndim or array.shape[1:] != shape or len(array) != steps:
                 raise BadRun(
                     "an input has another type or shape than the program's, with the steps in front", input=number,
                     expected=f"{dtype.name} {[-1, *shape]}", found=f"{array.dtype.name} {[*array.shape]}",

@@ -45,6 +45,15 @@ RECORD = 8
 """Address of the kernel that digests a row's output."""
 INPUTS = 10
 """Addresses of the program's inputs, whole, one after the other (MAX_PROGRAM_INPUTS = 16)."""
+ROWS = 26
+"""Address of the rows; COUNT_OF_ROWS of them."""
+COUNT_OF_ROWS = 27
+MOST = 28
+"""Samples of one pass, at most."""
+RESULTS = 29
+"""Address of int64[1 + 3·n]: n, then for each of the program's outputs its address, its result's, and the bytes per sample."""
+CARRIED = 30
+"""Address of int64[1 + 3·n]: n, then what is copied after each step: from, to, bytes."""
 OWN = 32
 """From here on language kernels keep what is theirs."""
 CONTEXT = 64

@@ -34,14 +34,15 @@ class BulkTracer:
         self.operators = operators
         self.key: NDArray[np.uint8] = np.frombuffer(Salts(seed).key, np.uint8)
         self.leaves: NDArray[np.uint8] = np.zeros((0, _DIGEST), np.uint8)
-        self._scratch: NDArray[np.uint8] = np.empty(digests.scratch_bytes(1 << 16), np.uint8)
+        self._scratch: NDArray[np.uint8] = np.empty(0, np.uint8)
 
     def reserve(self, steps: int) -> None:
         """Room for the leaves of so many steps; absent ones are zeros."""
         wanted = steps * self.operators
         if len(self.leaves) < wanted:
             grown = np.zeros((max(wanted, 2 * len(self.leaves)), _DIGEST), np.uint8)
-            grown[: len(self.leaves)] = self.leaves
+            if len(self.leaves):
+                grown[: len(self.leaves)] = self.leaves
             self.leaves = grown
 
     def record(self, step: int, operator: int, data: Buffer) -> None:
@@ -54,10 +55,7 @@ class BulkTracer:
         if len(self._scratch) < need:
             self._scratch = np.empty(need, np.uint8)
         target = np.empty(_DIGEST, np.uint8)
-        signed = slot - (1 << 64) if slot >> 63 else slot
-        digests.digest(
-            data.ctypes.data, len(data), self.key.ctypes.data, signed, self._scratch.ctypes.data, target.ctypes.data
-        )  # fmt: skip
+        digests.digest(data, self.key, slot - (1 << 64) if slot >> 63 else slot, self._scratch, target)
         return target
 
     def finish(
@@ -76,7 +74,7 @@ class BulkTracer:
         root = EMPTY_LIST_ROOT
         if count:
             nodes = np.empty(_DIGEST * count + 256, np.uint8)
-            digests.leaves_root(self.leaves.ctypes.data, count, nodes.ctypes.data)
+            digests.leaves_root(self.leaves, count, nodes)
             root = nodes[:_DIGEST].tobytes()
         header = Header(
             program=program,

@@ -1,0 +1,110 @@
+"""One exact program beside the float model it stands for: run, batch, trace, each against onnxruntime on one thread."""
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from avow.exact.kernels.layout import DTYPES
+from avow.exact.kernels.machine import Machine
+from avow.exact.kernels.tracer import BulkTracer
+from avow.exact.program import Program
+from benchmarks.report import Benchmark
+
+SEED = bytes(range(32))
+BAR = 2.0
+"""Times the wall time of onnxruntime."""
+TRACE_BAR = 30.0
+"""Percent."""
+
+
+def best_us(*works: Callable[[], object], seconds: float = 1.0) -> list[float]:
+    """The least wall microseconds of one call of each, measured in turns, so that a busy neighbour disturbs all alike."""
+    counts = []
+    for work in works:
+        work()
+        start = time.perf_counter()
+        work()
+        counts.append(max(1, int(0.02 / max(time.perf_counter() - start, 1e-7))))
+    best = [float("inf")] * len(works)
+    until = time.perf_counter() + seconds * len(works)
+    while time.perf_counter() < until:
+        for at, (work, count) in enumerate(zip(works, counts, strict=True)):
+            start = time.perf_counter()
+            for _ in range(count):
+                work()
+            best[at] = min(best[at], (time.perf_counter() - start) / count)
+    return [1e6 * each for each in best]
+
+
+def session_of(model: Path | bytes) -> Any:
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = options.inter_op_num_threads = 1
+    options.log_severity_level = 3
+    source = str(model) if isinstance(model, Path) else model
+    return onnxruntime.InferenceSession(source, options, providers=["CPUExecutionProvider"])
+
+
+def compare(
+    benchmark: Benchmark, name: str, program: Program, model: Path | bytes, feeds: Mapping[str, Any], *, steps: int = 1, seconds: float = 1.0
+) -> float:  # fmt: skip
+    """Add a model's figures; the ratio of exact to float wall time. `feeds`: the float model's inputs; its run is `steps` of ours."""
+    session = session_of(model)
+    random = np.random.default_rng(0)
+    arrays = [
+        random.integers(each.low, each.high, (steps, *each.shape), dtype=np.int64, endpoint=True).astype(
+            DTYPES[each.type]
+        )
+        for each in program.inputs
+    ]
+    start = time.perf_counter()
+    machine = Machine(program)
+    machine.run(arrays)
+    loaded = time.perf_counter() - start
+    count = len(program.operators)
+
+    def run() -> None:
+        machine.run(arrays)
+
+    def record() -> None:
+        machine.run(arrays, BulkTracer(SEED, count))
+
+    def trace() -> None:
+        machine.trace(arrays, BulkTracer(SEED, count))
+
+    ours, floats, recorded, traced = best_us(run, lambda: session.run(None, feeds), record, trace, seconds=seconds)
+    benchmark.add(f"{name}: one run", ours, "us", peer=f"onnxruntime {floats:.4g} us", ratio=ours / floats)
+    benchmark.add(f"{name}: exact / float", ours / floats, "x", bar=BAR)
+    benchmark.add(
+        f"{name}: leaves, {recorded_bytes(program) * steps / 1e6:.3g} MB", 100 * (recorded / ours - 1), "%", bar=TRACE_BAR,
+        peer="plain run", ratio=recorded / ours,
+    )  # fmt: skip
+    benchmark.add(f"{name}: leaves, root and header", traced - ours, "us", peer="plain run", ratio=traced / ours)
+    benchmark.add(f"{name}: lay out and first run", loaded, "s")
+    return ours / floats
+
+
+def recorded_bytes(program: Program) -> int:
+    return sum(int(np.prod(each.shape)) * DTYPES[each.type].itemsize for each in program.operators)
+
+
+def operators_us(program: Program, *, rounds: int = 30) -> Sequence[tuple[str, float]]:
+    """Wall microseconds of each operator alone (about one for the call from Python is in each), for finding what is slow."""
+    from avow.exact.kernels.compiled import layout_of
+    from avow.exact.kernels.lane import Lane
+
+    lane = Lane(layout_of(program))
+    lane.begin()
+    arrays = [np.zeros((64, *each.shape), DTYPES[each.type]) for each in program.inputs]
+    lane.read_from([each.ctypes.data for each in arrays])
+    found = [float("inf")] * len(program.operators)
+    for _ in range(rounds):
+        for number in range(len(program.operators)):
+            start = time.perf_counter()
+            lane.step(0, number, number + 1)
+            found[number] = min(found[number], 1e6 * (time.perf_counter() - start))
+    return [(operator.kind, each) for operator, each in zip(program.operators, found, strict=True)]
