@@ -262,6 +262,10 @@ class Application:
         proof = encode(self.store.prove(request.data).to_value()) if request.prove and height else b""
         return QueryResponse(key=request.data, value=value or b"", height=height, proof=proof)
 
+    def decode(self, raw: bytes) -> Transaction:
+        """A transaction from its bytes, by rule 6's cache. Raises TransactionRefused."""
+        return self._cache.get(raw)
+
     def account(self, address: bytes, *, pending: bool = False) -> tuple[int, int]:
         """Nonce and balance; `pending` counts what check_tx admitted."""
         admitted = self._admitted.get(address) if pending else None

@@ -16,7 +16,7 @@ from avow.chain.application import CALL_GAS, SOFTWARE_VERSION
 from avow.chain.errors import Code, TransactionRefused
 from avow.chain.execution import MODULES, Outcome
 from avow.chain.host import refusal
-from avow.chain.transaction import decode_transaction, intrinsic_gas, transaction_hash
+from avow.chain.transaction import intrinsic_gas, transaction_hash
 from avow.consensus.block import Decided
 from avow.nodes.rpc import values
 from avow.nodes.rpc.node import ChainNode
@@ -181,7 +181,7 @@ class EthereumMethods:
         raw = values.data(values.parameter(params, 0, "transaction"), "transaction")
         digest = transaction_hash(raw)
         try:
-            decode_transaction(raw, self._node.genesis.eip155)
+            self._node.application.decode(raw)
         except TransactionRefused as refused:
             raise RpcError(values.SERVER_ERROR, refused.detail) from None
         if self._node.found(digest) is not None:

@@ -16,7 +16,7 @@ from avow.chain.application import Application
 from avow.chain.errors import TransactionRefused
 from avow.chain.genesis import Genesis
 from avow.chain.state import Store
-from avow.chain.transaction import Transaction, decode_transaction, transaction_hash
+from avow.chain.transaction import Transaction, transaction_hash
 from avow.chain.views import BlockView, Executed
 from avow.consensus.block import Decided
 from avow.consensus.engine import Engine
@@ -54,7 +54,7 @@ class ChainNode:
 
     def decode(self, raw: bytes) -> Transaction | None:
         try:
-            return decode_transaction(raw, self.genesis.eip155)
+            return self.application.decode(raw)
         except TransactionRefused:
             return None
 
