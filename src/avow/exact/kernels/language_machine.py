@@ -14,13 +14,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from avow.exact.errors import BadRun
-from avow.exact.hashing import Finish, Trace, Tracer
+from avow.exact.hashing import INPUT_SLOT, OUTPUT_SLOT, Finish, Trace, Tracer
 from avow.exact.kernels import dispatch
 from avow.exact.kernels.lane import Lane
 from avow.exact.kernels.language import PAGE, LanguageLayout
 from avow.exact.kernels.language_rows import PAGES, RECORD_STEPS, SEED_HIGH, SEED_LOW, TEMPERATURE_M, TEMPERATURE_S
-from avow.exact.kernels.rows import RECORD, SAMPLES, STEP
-from avow.exact.kernels.tracer import BulkTracer
+from avow.exact.kernels.rows import KEY, RECORD, SAMPLES, STEP
+from avow.exact.kernels.tracer import BulkTracer, Leaves
 from avow.exact.program import Program
 from avow.exact.specification.cells import Parameters
 from avow.exact.specification.machine import check_parameters
@@ -65,6 +65,15 @@ class LanguageMachine:
         steps: int | None = None,
     ) -> Generated:
         """Tokens after a prompt. With `steps`, exactly so many, whatever was chosen: to follow somebody else's run. Raises BadRun."""
+        self._check(prompt, parameters, steps)
+        lane = self._take()
+        run = _Run(self.program, self._layout, lane, prompt, parameters, tracer)
+        try:
+            return run.all(self._most, on_token, steps)
+        finally:
+            self._idle.append(lane)
+
+    def _check(self, prompt: Sequence[int], parameters: Parameters, steps: int | None) -> None:
         check_parameters(parameters)
         if not 1 <= len(prompt) <= self.program.context:
             raise BadRun(
@@ -74,12 +83,6 @@ class LanguageMachine:
             raise BadRun("an input has a value outside of its interval", input=0)
         if steps is not None and not len(prompt) <= steps <= self.program.context:
             raise BadRun("so many steps are fewer than the prompt, or more than the context", steps=steps)
-        lane = self._take()
-        run = _Run(self.program, self._layout, lane, prompt, parameters, tracer)
-        try:
-            return run.all(self._most, on_token, steps)
-        finally:
-            self._idle.append(lane)
 
     def trace(
         self,
@@ -109,11 +112,55 @@ class LanguageMachine:
         )
         return found, trace
 
+    def follow(self, prompt: Sequence[int], parameters: Parameters, steps: int, seed: bytes) -> "Followed":
+        """A run of exactly so many steps, traced under the seed, whose tensors can be asked for afterwards. Raises BadRun."""
+        self._check(prompt, parameters, steps)
+        tracer = BulkTracer(seed, len(self.program.operators))
+        lane = Lane(self._layout)  # kept by what is returned
+        run = _Run(self.program, self._layout, lane, prompt, parameters, tracer)
+        found = run.all(self._most, None, steps)
+        return Followed(self.program, lane, prompt, found, Leaves(tracer.leaves[: steps * tracer.operators]))
+
     def _take(self) -> Lane:
         try:
             return self._idle.pop()
         except IndexError:
             return Lane(self._layout)
+
+
+class Followed:
+    """A run that is kept: what a watcher compares with, and what demands are answered from. Not for two threads at once.
+
+    Its lane's caches hold all positions, so that any step can be run again by itself.
+    """
+
+    def __init__(
+        self, program: Program, lane: Lane, prompt: Sequence[int], generated: Generated, leaves: Sequence[bytes]
+    ) -> None:
+        self.generated = generated
+        self.leaves = leaves
+        self._program = program
+        self._lane = lane
+        self._prompt = tuple(prompt)
+        lane.context[KEY] = 0
+        lane.context[PAGES] = 1
+
+    def tensor(self, slot: int) -> bytes:
+        """The bytes of a slot's tensor (exact/hashing.py, rule 4). Raises BadRun for a slot of nothing."""
+        if slot == INPUT_SLOT:
+            return _int32s(self._prompt)
+        if slot == OUTPUT_SLOT:
+            return _int32s(self.generated.tokens)
+        step, number = divmod(slot, len(self._program.operators))
+        absent = (
+            step < len(self._prompt) - 1
+            and number < len(self._program.operators)
+            and self._program.operators[number].phase
+        )
+        if not 0 <= step < self.generated.steps or absent:
+            raise BadRun("there is no tensor in this slot", slot=slot)
+        self._lane.step(step, 0, number + 1)
+        return self._lane.value(number, step).tobytes()
 
 
 def _int32s(values: Sequence[int]) -> bytes:

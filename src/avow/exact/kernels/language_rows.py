@@ -196,8 +196,14 @@ def _append(row: int, context: int) -> None:
                 put(page, size, column * PAGE + slot, value_at(source, size, column))
         else:
             copy_bytes(page + slot * count * size, source, count * size)
-        if shown:
-            copy_bytes(p[OUT] + sample * p[OUT_STRIDE], page, page_bytes)
+        if shown:  # without what later steps may have put there: a step can be run again
+            out = p[OUT] + sample * p[OUT_STRIDE]
+            copy_bytes(out, page, page_bytes)
+            if p[TRANSPOSED]:
+                for column in range(count):
+                    int8s(out + (column * PAGE + slot + 1) * size, (PAGE - 1 - slot) * size)[:] = 0
+            else:
+                int8s(out + (slot + 1) * count * size, (PAGE - 1 - slot) * count * size)[:] = 0
 
 
 @helper
