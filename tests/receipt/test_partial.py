@@ -22,7 +22,9 @@ from tests.simulator import Simulator, point
 def broken(network, method, chunks=5):
     """A partial receipt as the client makes it, and the request."""
     body = network.chat_body("one two three four five", stream=True)
-    sent = prepare(CHAT_ENDPOINT, body, Options(method=method), network.trust(), random=lambda size: bytes(range(size)))
+    options = Options(method=method)
+    now_ms = network.now_ms
+    sent = prepare(CHAT_ENDPOINT, body, options, network.trust(), now_ms=now_ms, random=lambda size: bytes(range(size)))
     client_key = point(sent.client_key)
     streamed = network.stream(body, method, nonce=sent.nonce, seed=sent.seed, client_key=client_key)
     live = LiveStream(sent, network.trust(), network.now_ms)
