@@ -23,6 +23,7 @@ from avow.receipt import light
 from avow.receipt.encoding import decode, from_base64url
 from avow.receipt.headers import SignedBlock
 from tests.chain.harness import PROGRAM, account, secret
+from tests.nodes import test_chain_client
 
 pytestmark = [pytest.mark.network, pytest.mark.xdist_group("cometbft network"), pytest.mark.usefixtures("cometbft")]
 
@@ -223,4 +224,30 @@ async def validators_of(net, height: int):
     try:
         return await rpc.validators(height)
     finally:
+        await rpc.close()
+
+
+async def test_receipts_get_their_proofs_from_four_validators(network):
+    """Standing, settlement and history, each accepted by the policy that pins the four; a node is left without anybody noticing."""
+    async with network() as net:
+        urls = [f"http://127.0.0.1:{place.rpc_port}" for place in net.net.layout.validators]
+        operator = ChainClient(",".join(urls[2:]), secret("operator"))
+        payer = net.client(1, secret("payer"))
+        net.clients.append(operator)
+        assert len((await operator.trust()).validators) == 4
+        await test_chain_client.test_a_receipt_gets_both_of_its_proofs(operator, payer)
+        await net.net._answer({"command": "stop", "validator": "2"})
+        await test_chain_client.test_history_finds_the_batch_of_any_number(operator, payer)
+        await test_chain_client.test_standing_under_load(operator, payer)
+
+
+async def test_the_application_mempool_and_pruning(network):
+    async with network(mempool_type="app", retain_blocks=30) as net:
+        at = max([await transfer(net.client(number % 4, secret("payer")), number) for number in range(4)])
+        await net.reach(0, max(at + 1, 70))
+        for index in range(4):
+            await net.reach(index, at + 1)
+            assert (await net.clients[index].rpc("avow_status"))["base"] > 1
+        rpc = CometRpc(f"tcp://127.0.0.1:{net.net.layout.validators[0].comet_rpc_port}")
+        assert int((await rpc.status())["sync_info"]["earliest_block_height"]) > 1
         await rpc.close()
