@@ -16,6 +16,8 @@ import time
 from pathlib import Path
 
 from avow.chain.transaction import address_of_private_key, sign_transaction, transaction_hash
+from avow.consensus.cometbft.binary import find
+from avow.consensus.cometbft.errors import CometBFTMissing
 from avow.nodes.chain_client import ChainClient
 from avow.nodes.net.layout import NetConfig, create
 from avow.nodes.net.run import Net
@@ -175,6 +177,11 @@ async def figures(benchmark: Benchmark, net: Net, senders: list[Sender], followe
 
 
 def run() -> Benchmark:
+    try:
+        find()
+    except CometBFTMissing as missing:
+        print(f"not measured: {missing.detail}; {missing.hint}")
+        raise SystemExit(0) from None
     benchmark = Benchmark("network", f"{VALIDATORS} validators on one machine, CometBFT")
     with tempfile.TemporaryDirectory(prefix="avow-net-") as name:
         asyncio.run(measure(Path(name), benchmark))
