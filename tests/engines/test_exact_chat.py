@@ -20,11 +20,14 @@ from avow.exact import files
 from avow.exact.hashing import INPUT_SLOT, OUTPUT_SLOT, Header
 from avow.exact.specification import machine
 from avow.exact.tokeniser import Tokeniser
+from avow.models import catalogue
 from avow.models.manifest import File, Manifest
 from avow.models.store import Store, StoredProgram, hash_file
 from tests.exact.language_model import program, vocabulary
 
 SEED = bytes(range(32))
+TRACE = "a5041a144b27ea41e71583262c42148759945899deaaac76001b05177a8b5b43"
+"""Of the real program's answer below: the whole run, bit by bit."""
 
 
 def stored(folder: Path, **options: Any) -> StoredProgram:
@@ -226,3 +229,48 @@ def test_text_waits_for_whole_characters_and_for_stops() -> None:
     half = Text(tokeniser, [])
     assert half.take(0xC3) == ""
     assert half.finish() == "\ufffd"
+
+
+@pytest.fixture(scope="session")
+def smollm2_exact(model_store: Store) -> Any:
+    found = load(model_store.get(catalogue.install(model_store, "smollm2-135m-instruct-exact")))
+    yield found
+    found.close()
+
+
+@pytest.mark.model
+@pytest.mark.slow
+def test_the_real_program_says_the_same_on_every_machine(smollm2_exact: ExactChat) -> None:
+    asked = {
+        "model": "smollm2-135m-instruct-exact",
+        "messages": [{"role": "user", "content": "What is the capital of France? Explain a little."}],
+        "temperature": 0,
+        "max_tokens": 64,
+    }
+    effective = smollm2_exact.effective(asked)
+    found, trace = smollm2_exact.traced_chat(asked, effective, SEED)
+    assert content(found) == (
+        "The capital of France is Paris. Paris is a city located in the northern part of the European continent, bordering Germany to "
+        "the north, the UK to the west, and the Mediterranean Sea to the south. It is also the largest city in the European Union and "
+        "the most populous capital city in the world."
+    )
+    assert found["choices"][0]["finish_reason"] == "stop"
+    assert trace.trace.hex() == TRACE
+    header = Header.parse(trace.header)
+    assert list(smollm2_exact.replay(asked, effective, SEED, header).leaves) == list(trace.leaves)
+
+
+@pytest.mark.model
+@pytest.mark.slow
+def test_the_real_program_samples_by_its_seed(smollm2_exact: ExactChat) -> None:
+    def say(seed: int) -> str:
+        asked = {
+            "model": "m",
+            "messages": [{"role": "user", "content": "Write a line."}],
+            "temperature": 0.9,
+            "seed": seed,
+            "max_tokens": 24,
+        }
+        return content(smollm2_exact.chat(asked, smollm2_exact.effective(asked)))
+
+    assert say(1) == say(1) != say(2)

@@ -97,6 +97,22 @@ def test_numpy_s_whole_prompt_is_the_machine_s(program: Program, fast: LanguageM
             assert data == kept.tensors[step * count + number], (operator.kind, step)
 
 
+def test_values_at_every_position_are_those_of_the_steps(program: Program, fast: LanguageMachine) -> None:
+    tokens = [*PROMPT, *fast.run(PROMPT, SAMPLED, steps=78).tokens][:75]
+    kept = keeper(program)
+    fast.run(tokens, Parameters(), tracer=kept)
+    count = len(program.operators)
+    for number, operator in enumerate(program.operators):
+        if operator.phase or operator.shape[-1] < 0 or operator.kind == "append":
+            with pytest.raises(BadRun):
+                fast.values(tokens, number)
+            continue
+        found = (
+            LanguageMachine(program, most=16).values(tokens, number) if number % 7 == 0 else fast.values(tokens, number)
+        )
+        assert found.tobytes() == b"".join(kept.tensors[step * count + number] for step in range(len(tokens)))
+
+
 def test_a_followed_run_gives_every_tensor_again(program: Program, fast: LanguageMachine) -> None:
     kept = keeper(program)
     generated, trace = fast.trace(PROMPT, SAMPLED, kept, steps=70)

@@ -53,9 +53,20 @@ class Prompt:
         self._values: dict[int, Integers] = {}
         self._last = self._last_uses()
 
-    def outputs(self, beyond: int | None = None) -> Iterator[tuple[int, Integers]]:
-        """Operators before number `beyond`, each with its output; those that nothing reads any more are let go."""
+    def outputs(
+        self, beyond: int | None = None, known: tuple[int, Integers] | None = None
+    ) -> Iterator[tuple[int, Integers]]:
+        """Operators before number `beyond`, each with its output; those that nothing reads any more are let go.
+
+        With `known`, an operator and its output, those after it alone, which read no other one before it.
+        """
+        first = 0
+        if known is not None:
+            first = known[0] + 1
+            self._values[known[0]] = known[1]
         for index, operator in enumerate(self.program.operators[:beyond]):
+            if index < first:
+                continue
             value = np.clip(self._given(operator), operator.low, operator.high)
             self._values[index] = value
             yield index, value
@@ -178,3 +189,9 @@ class Prompt:
 def logits_of(program: Program) -> int:
     """The number of the operator that gives the logits: what `gumbel` reads."""
     return next(each.inputs[0].id for each in program.operators if each.kind == "gumbel")
+
+
+def stream_of(program: Program) -> int:
+    """The number of the operator whose output the final norm reads: all before it run at every step, all after it in phase 1."""
+    first = next(index for index, each in enumerate(program.operators) if each.phase)
+    return program.operators[first].inputs[0].id

@@ -2,14 +2,14 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import cast
 
 import numpy as np
 
 from avow.exact.compile.gguf_model import Floats, Model
-from avow.exact.compile.language_numpy import Prompt, logits_of
+from avow.exact.compile.language_numpy import Prompt, logits_of, stream_of
 from avow.exact.compile.llama import LOGIT_UNIT
 from avow.exact.compile.llama_float import Tokens, head, hidden, losses, perplexity
+from avow.exact.kernels.language_machine import LanguageMachine
 from avow.exact.program import Program
 from avow.models.store import Progress, no_progress
 
@@ -41,12 +41,13 @@ def cut(tokens: Sequence[int], length: int, count: int) -> list[Tokens]:
 
 def measure(model: Model, program: Program, windows: Sequence[Tokens], progress: Progress = no_progress) -> Quality:
     """Both models on the same windows, each of which is a text of its own."""
+    machine = LanguageMachine(program)
     float_losses: list[Floats] = []
     exact_losses: list[Floats] = []
     agreed: list[Floats] = []
     for number, (tokens, expected) in enumerate(_float_logits(model, windows)):
         progress(number, len(windows), "measuring perplexity")
-        found = exact_logits(program, tokens)
+        found = exact_logits(machine, tokens)
         float_losses.append(losses(expected, tokens))
         exact_losses.append(losses(found, tokens))
         agreed.append((expected.argmax(-1) == found.argmax(-1)).astype(np.float64))
@@ -66,8 +67,11 @@ def _float_logits(model: Model, windows: Sequence[Tokens]) -> Iterator[tuple[Tok
             yield tokens, states @ projection.T
 
 
-def exact_logits(program: Program, tokens: Tokens) -> Floats:
-    """The program's logits at every position, in the float model's unit."""
-    number = logits_of(program)
-    found = next(value for index, value in Prompt(program, tokens).outputs(number + 1) if index == number)
-    return cast("Floats", found / LOGIT_UNIT)
+def exact_logits(machine: LanguageMachine, tokens: Tokens) -> Floats:
+    """The program's logits at every position, in the float model's unit: layers by the machine, the head by NumPy."""
+    number = logits_of(machine.program)
+    stream = stream_of(machine.program)
+    values = machine.values(tokens.tolist(), stream).astype(np.int64)
+    outputs = Prompt(machine.program, tokens).outputs(number + 1, (stream, values))
+    found = next(value for index, value in outputs if index == number)
+    return found / LOGIT_UNIT

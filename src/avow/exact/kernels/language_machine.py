@@ -9,6 +9,7 @@ Rules:
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,6 +20,7 @@ from avow.exact.kernels import dispatch
 from avow.exact.kernels.lane import Lane
 from avow.exact.kernels.language import PAGE, LanguageLayout
 from avow.exact.kernels.language_rows import PAGES, RECORD_STEPS, SEED_HIGH, SEED_LOW, TEMPERATURE_M, TEMPERATURE_S
+from avow.exact.kernels.layout import DTYPES
 from avow.exact.kernels.rows import KEY, RECORD, SAMPLES, STEP
 from avow.exact.kernels.tracer import BulkTracer, Leaves
 from avow.exact.program import Program
@@ -120,6 +122,30 @@ class LanguageMachine:
         run = _Run(self.program, self._layout, lane, prompt, parameters, tracer)
         found = run.all(self._most, None, steps)
         return Followed(self.program, lane, prompt, found, Leaves(tracer.leaves[: steps * tracer.operators]))
+
+    def values(self, tokens: Sequence[int], operator: int) -> NDArray[Any]:
+        """What an operator of phase 0, of a size that does not grow, gives at every position of a text: [positions, *shape].
+
+        Raises BadRun.
+        """
+        self._check(tokens, Parameters(), None)
+        record = self.program.operators[operator]
+        if record.phase or record.shape[-1] < 0 or record.kind == "append":
+            raise BadRun("the operator does not give a tensor of one size at every step", operator=operator)
+        size = size_of(record.shape) * WIDTHS[record.type]
+        result: NDArray[np.uint8] = np.empty((len(tokens), size), np.uint8)
+        lane = self._take()
+        try:
+            _Run(self.program, self._layout, lane, tokens, Parameters(), None)
+            place, last = self._layout.places[operator], self._layout.first_row[operator + 1]
+            for first in range(0, len(tokens), self._most):
+                count = min(self._most, len(tokens) - first)
+                lane.context[STEP], lane.context[SAMPLES] = first, count
+                dispatch.run_rows(lane.rows_address, 0, last, lane.context_address)
+                result[first : first + count] = lane.arena[place : place + count * size].reshape(count, size)
+        finally:
+            self._idle.append(lane)
+        return result.view(DTYPES[record.type]).reshape(len(tokens), *record.shape)
 
     def _take(self) -> Lane:
         try:
