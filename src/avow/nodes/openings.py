@@ -2,7 +2,8 @@
 
 Rules:
 1. Who is admitted: the statement's audience (receipt/audience.py). The payer is, always; so are appointed watchers, unless the caller
-   chose otherwise. Each asks with a signature (entitlement.py), but for what is public.
+   chose otherwise. Each asks with a signature (entitlement.py), but for what is public. An appointed watcher who is not admitted is shown
+   the statement's private part, which says so: commitments and counts, no text. Otherwise a node could tell watchers anything.
 2. An opening holds what it takes to run the program again: the seed, both bodies, the effective parameters, the trace's header.
 3. Parts of the trace are asked for by demands (exact/descent.py). Nothing of a run is kept: the node runs the program again, which
    gives the same bits, and keeps the last few runs for the questions that follow.
@@ -26,7 +27,7 @@ from avow.nodes.outbox import Outbox
 from avow.nodes.outbox_rows import StoredStatement
 from avow.nodes.receipts import Receipts
 from avow.nodes.run import Loaded, Traced
-from avow.receipt.encoding import decode
+from avow.receipt.encoding import base64url, decode
 from avow.receipt.statement import Columns, Method, Private
 
 _KEPT_RUNS = 2
@@ -134,7 +135,8 @@ class Openings:
             asker.verify(self._chain_id, statement_id, time.time_ns() // 1_000_000)
         address = b"" if asker is None else asker.address
         if not audience.admits(address, payer=columns.payer, appointed=self._appointed()):
-            raise NotEntitled("the caller did not let you check this answer", audience=audience.kind.value)
+            shown = {"private": base64url(row.private)} if address in self._appointed() else {}
+            raise NotEntitled("the caller did not let you check this answer", audience=audience.kind.value, **shown)
         return row
 
     def _shown(self, row: StoredStatement) -> Shown:

@@ -1,0 +1,179 @@
+"""One answer run again and laid beside what its node committed to. No network: what has to be asked is the `Respondent`'s.
+
+Rules:
+1. What is shown of an answer must be what its statement commits to: columns, private part, request, effective parameters and response.
+2. The program is run as the node should have run it. The same trace and the same answer: agreed, and nothing is asked.
+3. Another trace: the header is checked, then the run is made over as many steps as it claims, and the first difference is looked for by
+   demands (exact/prover.py).
+4. Nothing is challenged that one's own machine does not give twice, and nothing that one's own referee does not convict.
+5. What no referee sees is told apart: inputs that are not the request's, parameters that are not the request's, and an answer that is not
+   what the outputs say (tokenising, pre- and post-processing). Who was answered can show that; a watcher can only say it.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+
+from avow.engines.interface import TracedEngine
+from avow.errors import InputError, VerificationError
+from avow.exact.claims import Respondent
+from avow.exact.fraud import FraudProof
+from avow.exact.hashing import Header, trace_of
+from avow.exact.program import Program
+from avow.exact.prover import OtherInputs, Subject, check_header, find_fault
+from avow.exact.referee import referee
+from avow.nodes.openings import Shown
+from avow.nodes.run import Loaded
+from avow.nodes.watcher.errors import OpeningWrong
+from avow.nodes.watcher.states import Event
+from avow.receipt.commitment import Part, commit, effective_parts, request_parts, response_parts
+from avow.receipt.encoding import decode
+from avow.receipt.statement import Private, private_hash
+
+_VOLATILE = ("id", "created")
+"""Members of a chat answer that are no part of what the program computed."""
+
+
+@dataclass(frozen=True, slots=True)
+class Runnable:
+    """A program that can be run and refereed here. `manifest`: its encoding."""
+
+    loaded: Loaded
+    engine: TracedEngine
+    exact: Program
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """What a check came to. `fault`: the proof, with FAULT_SHOWN."""
+
+    event: Event
+    detail: str = ""
+    fault: bytes = b""
+
+
+def check_shown(shown: Shown, columns: bytes, private: bytes) -> Private:
+    """Rule 1: `shown` against the statement's columns and the hash of its private part. Raises OpeningWrong."""
+    if shown.columns != columns or private_hash(shown.private) != private:
+        raise OpeningWrong("another statement is shown")
+    try:
+        said = Private.from_value(decode(shown.private))
+        request = request_parts(shown.endpoint, shown.request)
+        response: list[Part] = response_parts(shown.response)
+    except InputError as error:
+        raise OpeningWrong("what is shown is not of a statement's form") from error
+    if shown.stream:
+        response.append(("stream", shown.stream))
+    parts = {"request": request, "effective": effective_parts(shown.effective), "response": response}
+    for kind, made in (("request", said.request), ("effective", said.effective), ("response", said.response)):
+        if commit(kind, shown.seed, parts[kind]) != made:  # type: ignore[arg-type]
+            raise OpeningWrong(f"the {kind} shown is not the one committed to", part=kind)
+    return said
+
+
+def examine(runnable: Runnable, shown: Shown, trace: bytes, respondent: Respondent) -> Finding:
+    """Rules 2 to 5, for an opening that `check_shown` has seen. Raises Withheld for what has to be demanded."""
+    engine, loaded = runnable.engine, runnable.loaded
+    subject = Subject(runnable.exact, loaded.manifest, trace)
+    try:
+        request = loaded.prepare(shown.request)
+        effective = _effective(engine, request, shown.effective)
+        if effective is None:
+            return Finding(Event.INPUTS_DIFFER, "the effective parameters are not the request's")
+        answer, own = _run(loaded, request, effective, shown.seed)
+    except InputError as error:  # it was answered: a node that answers what cannot be run did not run it
+        return _fault_without_run(runnable, subject, respondent, error)
+    if trace_of(own) == trace:
+        return _compare_answers(loaded.kind, shown, answer)
+    header = check_header(subject, respondent)
+    if isinstance(header, FraudProof):
+        return _convicted(runnable, header, trace, "the header")
+    return _search(runnable, subject, header, request, effective, answer, shown, respondent)
+
+
+def _run(loaded: Loaded, request: Any, effective: dict[str, Any], seed: bytes) -> tuple[Mapping[str, Any], bytes]:
+    """The answer and the header of one's own run."""
+    engine: Any = loaded.engine
+    if loaded.kind == "chat":
+        answer, trace = engine.traced_chat(request, effective, seed)
+    else:
+        answer, trace = engine.traced_infer(request, seed)
+    return answer, trace.header
+
+
+def _effective(engine: TracedEngine, request: Any, shown: bytes) -> dict[str, Any] | None:
+    """The effective parameters that were shown, if they are the request's; a seed that the caller left open is the node's choice."""
+    said = msgspec.json.decode(shown, type=dict[str, Any])
+    own = msgspec.json.decode(msgspec.json.encode(engine.effective(request)), type=dict[str, Any])
+    if request.get("seed") is None and isinstance(said.get("seed"), int):
+        own["seed"] = said["seed"]
+    return said if own == said else None
+
+
+def _search(
+    runnable: Runnable,
+    subject: Subject,
+    header: Header,
+    request: Any,
+    effective: dict[str, Any],
+    answer: Mapping[str, Any],
+    shown: Shown,
+    respondent: Respondent,
+) -> Finding:
+    """Rules 3 and 4."""
+    engine = runnable.engine
+    own = engine.replay(request, effective, shown.seed, header)
+    try:
+        fault = find_fault(subject, header, own, shown.seed, respondent)
+    except OtherInputs as error:
+        return Finding(Event.INPUTS_DIFFER, error.detail)
+    if fault is None:
+        return _compare_answers(runnable.loaded.kind, shown, answer, cut=header.finish == "text")
+    again = engine.replay(request, effective, shown.seed, header)
+    if list(own.leaves) != list(again.leaves):
+        return Finding(Event.OWN_RUNS_DIFFER, "this machine does not give the same run twice")
+    return _convicted(runnable, fault, subject.trace, f"{fault.kind} at leaf {fault.slot}")
+
+
+def _fault_without_run(runnable: Runnable, subject: Subject, respondent: Respondent, why: InputError) -> Finding:
+    header = check_header(subject, respondent)
+    if isinstance(header, FraudProof):
+        return _convicted(runnable, header, subject.trace, "the header")
+    return Finding(Event.INPUTS_DIFFER, f"the request cannot be run: {why.detail}")
+
+
+def _convicted(runnable: Runnable, fault: FraudProof, trace: bytes, where: str) -> Finding:
+    """Rule 4's second half."""
+    encoded = fault.encoded()
+    try:
+        guilty = referee(encoded, runnable.loaded.program, trace)
+    except (VerificationError, InputError) as error:
+        return Finding(Event.OWN_RUNS_DIFFER, f"a difference ({where}) that the referee does not convict: {error.code}")
+    return Finding(Event.FAULT_SHOWN, f"{guilty.kind} at slot {guilty.slot}, value {guilty.index}", encoded)
+
+
+def _compare_answers(kind: str, shown: Shown, own: Mapping[str, Any], *, cut: bool = False) -> Finding:
+    """Rule 5, for a right trace: what was answered beside what the run gives."""
+    if cut:
+        return Finding(Event.SAME_RUN, "cut short: the answer's end is the caller's to judge")
+    told = msgspec.json.decode(shown.response, type=dict[str, Any])
+    made = msgspec.json.decode(msgspec.json.encode(own), type=dict[str, Any])
+    if kind == "chat":
+        told, made = ({name: value for name, value in each.items() if name not in _VOLATILE} for each in (told, made))
+        if shown.stream:  # chunks need not carry what a whole answer has
+            told, made = ({"choices": _said(each)} for each in (told, made))
+    if told != made:
+        return Finding(Event.ANSWER_DIFFERS, "the answer is not what the program's outputs say")
+    return Finding(Event.SAME_RUN)
+
+
+def _said(answer: Mapping[str, Any]) -> list[Any]:
+    """Of each choice what was said and why it ended."""
+    choices = answer.get("choices")
+    return [
+        [choice.get("message", {}).get("content"), choice.get("finish_reason")]
+        for choice in (choices if isinstance(choices, list) else ())
+        if isinstance(choice, dict)
+    ]
