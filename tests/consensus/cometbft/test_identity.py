@@ -12,6 +12,7 @@ from avow.chain import abci
 from avow.chain.application import Application
 from avow.chain.modules import registry
 from avow.chain.state import MemoryStore, SqliteStore
+from avow.consensus.cometbft.bundle import encode_bundles
 from avow.consensus.cometbft.configuration import genesis_json
 from avow.consensus.cometbft.driver import CODE_NOT_WAITING, Driver
 from avow.consensus.cometbft.messages import encode_result
@@ -185,8 +186,6 @@ async def test_check_recheck_bundle_and_proposal(tmp_path, genesis):
     chain = Chain(settings={"validators": genesis.validators})
     first, second = (chain.raw("payer", b"\x11" * 20, value=1, gas=50_000, nonce=n) for n in (0, 1))
     other = chain.raw("stranger", b"\x12" * 20, value=1, gas=50_000)
-    from avow.consensus.cometbft.bundle import encode_bundles
-
     (bundle,) = encode_bundles([second, other])
     async with Node(tmp_path, genesis) as node:
         consensus, mempool = await node.connect(), await node.connect()
@@ -208,7 +207,7 @@ async def test_check_recheck_bundle_and_proposal(tmp_path, genesis):
         answers = await mempool.ask(check(first, 1), check(bundle, 1), check(other, 1))
         assert [answer.check_tx.code for answer in answers] == [CODE_NOT_WAITING, 0, 0]
         await consensus.ask(finalize(2, START_MS * 10**6 + 2, b"\x02" * 32, bytes(20), [other]), commit())
-        answers = await mempool.ask(check(bundle, 1), check(first))
+        answers = await mempool.ask(check(bundle, 1), check(first))  # all of it is in blocks now
         assert answers[0].check_tx.code == CODE_NOT_WAITING
         assert answers[1].check_tx.code != 0
         assert not node.faults
@@ -316,3 +315,20 @@ def test_the_harness_genesis_is_as_cometbft_wants_it(genesis):
     assert written["genesis_time"] == "2027-01-15T08:00:00.000000000Z"
     assert written["validators"][0]["power"] == "10"
     assert abci.CODE_OK == 0
+
+
+async def test_a_bundle_that_came_too_early_is_taken_when_it_fits(tmp_path, genesis):
+    chain = Chain(settings={"validators": genesis.validators})
+    first, second, third = (chain.raw("payer", b"\x11" * 20, value=1, gas=50_000, nonce=n) for n in range(3))
+    stranger = chain.raw("stranger", b"\x12" * 20, value=1, gas=50_000)
+    (bundle,) = encode_bundles([second, third])
+    (mixed,) = encode_bundles([stranger, second, third])
+    async with Node(tmp_path, genesis) as node:
+        consensus, mempool = await node.connect(), await node.connect()
+        await consensus.ask(init_chain(genesis))
+        assert (await mempool.ask(check(bundle))).check_tx.code != 0
+        assert (await mempool.ask(check(mixed))).check_tx.code == 0
+        assert [tx for _, tx in node.driver.pool] == [stranger]
+        await consensus.ask(finalize(1, START_MS * 10**6 + 1, b"\x01" * 32, bytes(20), [first, stranger]), commit())
+        assert (await mempool.ask(check(mixed, 1))).check_tx.code == 0
+        assert [tx for _, tx in node.driver.pool] == [second, third]

@@ -10,6 +10,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from avow.consensus.cometbft import rpc as rpc_module
 from avow.consensus.cometbft.configuration import (
     Folder,
     Settings,
@@ -147,7 +148,7 @@ class Server:
         return f"unix://{path}"
 
 
-async def test_calls_their_refusals_and_faults(tmp_path):
+async def test_calls_their_refusals_and_faults(tmp_path, monkeypatch):
     server = Server()
     rpc = CometRpc(await server.start(tmp_path / "rpc.sock"))
     server.answer = lambda calls: [
@@ -161,6 +162,10 @@ async def test_calls_their_refusals_and_faults(tmp_path):
         server.answer = lambda _, wrong=wrong: wrong
         with pytest.raises(RpcFailed):
             await rpc.call("status")
+    monkeypatch.setattr(rpc_module, "MAX_ANSWER", 1_000)
+    server.answer = lambda calls: b" " * 2_000
+    with pytest.raises(RpcFailed, match="too large"):
+        await rpc.call("status")
     server.answer = lambda calls: {"id": -1, "error": {"code": -32600, "message": "batch too large"}}
     with pytest.raises(CallRefused):
         await rpc.call("status")
@@ -186,7 +191,7 @@ def test_a_folder_is_written_once_and_what_was_signed_is_never_forgotten(tmp_pat
     values = tomllib.loads(folder.config.read_text())
     assert values["mempool"]["type"] == "flood"
     assert values["consensus"]["create_empty_blocks"] is False
-    assert values["consensus"]["create_empty_blocks_interval"] == f"{genesis.heartbeat_ms}ms"
+    assert values["consensus"]["create_empty_blocks_interval"] == f"{genesis.heartbeat_ms - 400}ms"
     assert values["consensus"]["skip_timeout_commit"] is False
     assert values["p2p"]["persistent_peers"] == "a@1.2.3.4:5,b@1.2.3.4:6"
     assert values["rpc"]["laddr"].endswith(str(folder.rpc_socket))

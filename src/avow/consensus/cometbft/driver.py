@@ -44,10 +44,10 @@ class Snapshots(Protocol):
     """State sync's side of the application (cometbft/snapshots.py)."""
 
     def list(self) -> Sequence[messages.Snapshot]: ...
-    def load(self, height: int, kind: int, chunk: int) -> bytes: ...
-    def offer(self, snapshot: messages.Snapshot, app_hash: bytes) -> Offered: ...
-    def apply(self, index: int, chunk: bytes, sender: str) -> messages.ApplySnapshotChunkResponse: ...
-    def committed(self, height: int) -> None: ...
+    def load(self, height: int, kind: int, chunk: int, /) -> bytes: ...
+    def offer(self, snapshot: messages.Snapshot, app_hash: bytes, /) -> Offered: ...
+    def apply(self, index: int, chunk: bytes, sender: str, /) -> messages.ApplySnapshotChunkResponse: ...
+    def committed(self, height: int, /) -> None: ...
     def oldest_needed(self) -> int | None: ...
 
 
@@ -173,13 +173,19 @@ class Driver:
         return digest, response
 
     def _check_tx(self, request: abci.CheckTxRequest) -> abci.CheckTxResponse:
-        """Rule 2. A bundle is admitted, and stays, for as long as one of its transactions is and does."""
+        """Rule 2. A bundle is admitted, and stays, for as long as one of its transactions is and does.
+
+        What could not be taken when it came (its sender's transaction before it was still on the way) gets another chance.
+        """
         try:
             txs = decode_bundle(request.tx) if is_bundle(request.tx) else [request.tx]
         except ProtocolFault as fault:
             return abci.CheckTxResponse(CODE_MALFORMED, log=fault.detail)
         if request.type is abci.CheckTxType.RECHECK:
             waits = any(sha256(tx).digest() in self.pool for tx in txs)
+            if len(txs) > 1 and not waits:
+                codes = [self._take(tx).code for tx in txs]  # all of them, in order
+                waits = abci.CODE_OK in codes
             return abci.CheckTxResponse(abci.CODE_OK if waits else CODE_NOT_WAITING)
         responses = [self._take(tx) for tx in txs]
         return min(responses, key=lambda response: response.code)

@@ -26,7 +26,7 @@ from avow.chain.state import SqliteStore, Store
 from avow.consensus.block import Decided
 from avow.consensus.cometbft.binary import Binary
 from avow.consensus.cometbft.bundle import encode_bundles
-from avow.consensus.cometbft.configuration import Folder, read_config
+from avow.consensus.cometbft.configuration import Folder, empty_block_ms, read_config
 from avow.consensus.cometbft.driver import Driver, Snapshots
 from avow.consensus.cometbft.errors import RpcFailed
 from avow.consensus.cometbft.process import CometProcess
@@ -87,7 +87,7 @@ class CometBFTEngine:
         if self._offers:
             options += [
                 "--consensus.create_empty_blocks=false",
-                f"--consensus.create_empty_blocks_interval={genesis.heartbeat_ms}ms",
+                f"--consensus.create_empty_blocks_interval={empty_block_ms(genesis)}ms",
             ]
         self.process = CometProcess(binary, folder, options)
         self.rpc = CometRpc(f"unix://{folder.rpc_socket}")

@@ -74,9 +74,7 @@ class CometRpc:
             async with self._open().post(
                 self._url, data=body, headers={"content-type": "application/json"}
             ) as response:
-                if (response.content_length or 0) > MAX_ANSWER:
-                    raise RpcFailed("CometBFT's answer is too large", size=response.content_length)
-                answers = _decode(await response.read())
+                answers = _decode(await _read(response))
         except (aiohttp.ClientError, TimeoutError, OSError, msgspec.DecodeError) as error:
             raise RpcFailed("CometBFT's RPC does not answer", reason=type(error).__name__) from error
         if isinstance(answers, dict):
@@ -122,6 +120,16 @@ class CometRpc:
     async def status(self) -> dict[str, Any]:
         result = await self.call("status")
         return result if isinstance(result, dict) else {}
+
+
+async def _read(response: aiohttp.ClientResponse) -> bytes:
+    """The body. Raises RpcFailed for more than MAX_ANSWER, before more is read."""
+    body = bytearray()
+    async for part in response.content.iter_any():
+        body += part
+        if len(body) > MAX_ANSWER:
+            raise RpcFailed("CometBFT's answer is too large", limit=MAX_ANSWER)
+    return bytes(body)
 
 
 def _base64(data: bytes) -> str:
