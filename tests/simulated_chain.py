@@ -133,7 +133,7 @@ def sparse_root(state: dict[bytes, bytes]) -> bytes:
 
 
 def sparse_proof(state: dict[bytes, bytes], key: bytes) -> SparseProof:
-    """Membership of `key`."""
+    """Membership of `key`, or that it is not there."""
     target = int.from_bytes(merkle.sparse_path(key))
     items, depth, siblings = _leaves(state), 0, []
     while len(items) > 1:
@@ -141,7 +141,10 @@ def sparse_proof(state: dict[bytes, bytes], key: bytes) -> SparseProof:
         siblings.append(_subtree([item for item in items if item[0] >> (255 - depth) & 1 != bit], depth + 1))
         items = [item for item in items if item[0] >> (255 - depth) & 1 == bit]
         depth += 1
-    return SparseProof(tuple(siblings))
+    if key in state or not items:
+        return SparseProof(tuple(siblings))
+    other = next(name for name in state if int.from_bytes(merkle.sparse_path(name)) == items[0][0])
+    return SparseProof(tuple(siblings), (merkle.sparse_path(other), hashlib.sha256(state[other]).digest()))
 
 
 def history_proof(leaves: list[bytes], index: int) -> HistoryProof:

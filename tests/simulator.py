@@ -21,10 +21,12 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.utils import decode_dss_signature
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
+from avow.exact.hashing import Recorder, trace_of
 from avow.methods.registration import registration_digest
 from avow.methods.tee.attesters import DevelopmentAttester
 from avow.methods.tee.verify import verify_attestation
 from avow.receipt import merkle
+from avow.receipt.audience import Audience
 from avow.receipt.commitment import commit, effective_parts, request_parts, response_parts
 from avow.receipt.encoding import Value, encode, tagged_hash
 from avow.receipt.evidence import (
@@ -35,6 +37,7 @@ from avow.receipt.evidence import (
     Settlement,
     history_leaf,
 )
+from avow.receipt.finality import BatchRecord, BatchState, BondProof, BondRecord, FinalityProof, batch_key, bond_key
 from avow.receipt.light import (
     TransactionResult,
 )
@@ -64,6 +67,8 @@ from tests.simulated_chain import SimulatedChain, history_proof, sparse_proof
 CHAT = "POST /v1/chat/completions"
 INFER = "POST /v2/models/length/infer"
 START_MS = 1_800_000_000_000
+WINDOW_MS = 60_000
+BOND = 10**16
 EFFECTIVE = b'{"max_tokens":64,"seed":7,"temperature":0.0,"template":"chatml"}'
 _ES256 = ec.ECDSA(hashes.SHA256(), deterministic_signing=True)
 
@@ -185,8 +190,16 @@ class Simulator(SimulatedChain):
         if attested:
             key.attestation, key.registration_block = attested[0], block_hash
         self.keys[method] = key
+        if method is Method.OPTIMISTIC:
+            self.set_bond(BondRecord(5 * BOND, BOND))
         self.set_record(method, record)
         return key
+
+    def set_bond(self, record: BondRecord | None) -> None:
+        """Change the operator's bond on chain."""
+        self.state[bond_key(self.operator)] = record.to_bytes() if record else b""
+        if record is None:
+            del self.state[bond_key(self.operator)]
 
     def set_record(self, method: Method, record: KeyRecord) -> None:
         """Change a key's record on chain, and let a block pass."""
@@ -212,6 +225,23 @@ class Simulator(SimulatedChain):
         if self.blocks[-1].header.app_hash != self.app_hash:
             self.advance()
         return Standing(self.state[key], sparse_proof(self.state, key), self.history_root, self.blocks[-1])
+
+    def bond(self) -> BondProof:
+        """The operator's bond, under the block that `standing` shows."""
+        key = bond_key(self.operator)
+        return BondProof(self.state.get(key), sparse_proof(self.state, key))
+
+    def finality(self, receipt: Receipt, **changes: object) -> Receipt:
+        """A settled optimistic receipt with its batch's record, changed on chain by `changes`, under a new block."""
+        settlement = receipt.settlement
+        assert settlement is not None
+        first = receipt.statement.columns.number - settlement.leaf
+        key = batch_key(receipt.statement.private.key, first)
+        record = replace(BatchRecord.from_bytes(self.state[key]), **changes)  # type: ignore[arg-type]
+        self.state[key] = record.to_bytes()
+        block = self.advance()
+        proof = FinalityProof(first, self.state[key], sparse_proof(self.state, key), self.history_root, block)
+        return receipt.with_settlement(replace(settlement, finality=proof))
 
     def trust(self) -> TrustPolicy:
         """The policy that pins this network at its first block."""
@@ -241,6 +271,8 @@ class Simulator(SimulatedChain):
         requester: Requester | None = None,
         program: bytes | None = None,
         complete: bool = True,
+        audience: Audience | None = None,
+        terms: int = 0,
     ) -> tuple[bytes, Receipt]:
         """The response body, and a receipt whose opening holds seed, endpoint and effective parameters."""
         self._serial += 1
@@ -249,10 +281,20 @@ class Simulator(SimulatedChain):
         request = commit("request", seed, request_parts(endpoint, body))
         effective = commit("effective", seed, effective_parts(EFFECTIVE))
         answered = commit("response", seed, response_parts(response))
+        header = self._trace(seed, body, response) if method is Method.OPTIMISTIC else None
         receipt = self._state(
-            endpoint, method, nonce, seed, requester, program, (request, effective, answered), usage, None, complete
-        )
+            endpoint, method, nonce, seed, requester, program, (request, effective, answered), usage, None, complete,
+            header, audience, terms,
+        )  # fmt: skip
         return response, receipt
+
+    def _trace(self, seed: bytes, body: bytes, response: bytes) -> bytes:
+        """The header of a run of one step and one operator, whose input is the request and whose output the response."""
+        recorder = Recorder(seed, 1)
+        recorder.record(0, 0, response)
+        return recorder.finish(
+            program=self._bytes("exact program"), steps=1, prompt=0, parameters={}, finish="whole", inputs=[body], outputs=[response]
+        ).header  # fmt: skip
 
     def stream(
         self,
@@ -305,6 +347,9 @@ class Simulator(SimulatedChain):
         usage: tuple[tuple[str, int], ...],
         stream: StreamEnd | None,
         complete: bool,
+        header: bytes | None = None,
+        audience: Audience | None = None,
+        terms: int = 0,
     ) -> Receipt:
         key = self.keys[method]
         units = sum(count for _, count in usage)
@@ -319,6 +364,8 @@ class Simulator(SimulatedChain):
                 units * 10,
                 1,
                 self.now_ms + 5,
+                b"" if header is None else trace_of(header),
+                terms,
             ),
             Private(
                 chain_id=self.chain_id,
@@ -336,9 +383,10 @@ class Simulator(SimulatedChain):
                 usage=tuple(sorted(usage, key=lambda count: (len(count[0]), count[0]))),
                 stream=stream,
                 complete=complete,
+                audience=None if header is None else audience or Audience(),
             ),
         )
-        return self.state_and_sign(key, statement, Opening(seed, endpoint, EFFECTIVE), requester)
+        return self.state_and_sign(key, statement, Opening(seed, endpoint, EFFECTIVE, header=header), requester)
 
     def state_and_sign(
         self, key: NodeKey, statement: Statement, opening: Opening | None, requester: Requester | None = None
@@ -358,6 +406,7 @@ class Simulator(SimulatedChain):
             attestation=key.attestation,
             registration_block=key.registration_block,
             requester_signature=requester.signature if requester else None,
+            bond=self.bond() if key.method is Method.OPTIMISTIC else None,
         )
         return Receipt(statement, evidence, opening=opening)
 
@@ -424,6 +473,8 @@ class Simulator(SimulatedChain):
         for batch in batches:
             root = merkle.root(batch.leaves)
             self.record(history_leaf(height, batch.key.id, batch.first, len(batch.statements), root))
+            if batch.key.method is Method.OPTIMISTIC:
+                self.state[batch_key(batch.key.id, batch.first)] = self._batch_record(batch, root)
         proof_block = self.advance()
         result_levels = merkle.tree([result.leaf() for result in results])
         for place, batch in enumerate(batches):
@@ -440,6 +491,13 @@ class Simulator(SimulatedChain):
                     block=proof_block,
                 )
                 self._settlements[statement] = (settlement, first + place, batch)
+
+    def _batch_record(self, batch: _Batch, root: bytes) -> bytes:
+        count = len(batch.statements)
+        clock = self.now_ms
+        return BatchRecord(
+            root, count, self.operator, clock, clock + WINDOW_MS, 0, count * BOND, BatchState.OPEN
+        ).to_bytes()  # fmt: skip
 
     def refresh(self, receipt: Receipt) -> Receipt:
         """The same settlement, shown by the chain's history under the newest block."""

@@ -5,17 +5,23 @@ Pure: no clock, no randomness, no input or output.
 
 from collections.abc import Mapping
 
+from avow.methods.optimistic.verify import FURTHER, optimistic_check
 from avow.methods.tee.receipt import tee_check
 from avow.methods.vanilla.verify import vanilla_check
 from avow.receipt.receipt import Receipt
 from avow.receipt.report import Report
 from avow.receipt.statement import Method
 from avow.receipt.trust import TrustPolicy
-from avow.receipt.verify import MethodCheck, Question, verify_receipt
+from avow.receipt.verify import FurtherChecks, MethodCheck, Question, verify_receipt
 
-METHOD_CHECKS: Mapping[Method, MethodCheck] = {Method.VANILLA: vanilla_check, Method.TEE: tee_check}
+METHOD_CHECKS: Mapping[Method, MethodCheck] = {
+    Method.VANILLA: vanilla_check,
+    Method.OPTIMISTIC: optimistic_check,
+    Method.TEE: tee_check,
+}
+FURTHER_CHECKS: FurtherChecks = {Method.OPTIMISTIC: FURTHER}
 
 
 def verify(receipt: Receipt, trust: TrustPolicy | None, question: Question) -> Report:
     """All checks of a receipt, by every method that this version knows."""
-    return verify_receipt(receipt, trust, question, METHOD_CHECKS)
+    return verify_receipt(receipt, trust, question, METHOD_CHECKS, FURTHER_CHECKS)

@@ -2,13 +2,15 @@
 
 Rules:
 1. Evidence holds the signature over the statement (statement.py, rule 4), the head before it, the signing key, and the key's standing.
-   Method tee adds the attestation document and the block hash that its user data binds.
+   Method tee adds the attestation document and the block hash that its user data binds; method optimistic the operator's bond, under
+   the same app hash as the standing.
 2. A settlement proof places the statement in a batch, and the batch in a signed block, in one of two ways:
    result   the batch's result is under `last_results_hash` of the block at height + 1 (RFC 6962 tree, CometBFT encoding);
    history  the batch is in the chain's append-only history, under the app hash of any later block.
 3. Batch leaf = statement hash ‖ u8 void cause. A result counts when its code is 0 and its data is the CBOR {"to": settlement module,
    "output": ABI (bytes32 root, bytes32 key, uint64 first, uint64 count)}: only a direct call of the module makes these bytes.
-4. History leaf = H("avow/history-leaf/1", u64 height ‖ key ‖ u64 first ‖ u64 count ‖ root).
+4. An optimistic batch has a record, which says until when it can be challenged, or what became of it: `finality` (finality.py).
+5. History leaf = H("avow/history-leaf/1", u64 height ‖ key ‖ u64 first ‖ u64 count ‖ root).
 
 Pure: no clock, no randomness, no input or output.
 """
@@ -19,6 +21,7 @@ from typing import Self
 from avow.errors import VerificationError
 from avow.receipt import fields
 from avow.receipt.encoding import Value, decode, tagged_hash
+from avow.receipt.finality import BondProof, FinalityProof
 from avow.receipt.headers import SignedBlock, TransactionResult, app_hash
 from avow.receipt.merkle import HistoryProof, root_from_history, root_from_path
 from avow.receipt.standing import Standing
@@ -56,6 +59,7 @@ class Evidence:
     attestation: bytes | None = None
     registration_block: bytes | None = None
     requester_signature: bytes | None = None
+    bond: BondProof | None = None
 
     def to_value(self) -> dict[str, Value]:
         value: dict[str, Value] = {
@@ -72,6 +76,8 @@ class Evidence:
             value["registration_block"] = self.registration_block
         if self.requester_signature is not None:
             value["requester_signature"] = self.requester_signature
+        if self.bond is not None:
+            value["bond"] = self.bond.to_value()
         return value
 
     @classmethod
@@ -80,7 +86,7 @@ class Evidence:
             value,
             "evidence",
             ("method", "signature", "previous_head", "signing_key"),
-            ("standing", "attestation", "registration_block", "requester_signature"),
+            ("standing", "attestation", "registration_block", "requester_signature", "bond"),
         )
         label = fields.text(item["method"], "evidence.method", max_length=16)
         method = next((known for known in Method if known.label == label), None)
@@ -95,6 +101,7 @@ class Evidence:
             attestation=_optional(item, "attestation", 1, MAX_ATTESTATION),
             registration_block=_optional(item, "registration_block", 32),
             requester_signature=_optional(item, "requester_signature", 65),
+            bond=BondProof.from_value(item["bond"]) if "bond" in item else None,
         )
 
 
@@ -134,6 +141,7 @@ class Settlement:
     void: int
     anchor: ResultAnchor | HistoryAnchor
     block: SignedBlock
+    finality: FinalityProof | None = None
 
     def to_value(self) -> dict[str, Value]:
         anchor = self.anchor
@@ -153,7 +161,7 @@ class Settlement:
                 "history": anchor.proof.to_value(),
                 "state_root": anchor.state_root,
             }
-        return {
+        value: dict[str, Value] = {
             "height": self.height,
             "leaf": self.leaf,
             "leaves": self.leaves,
@@ -162,10 +170,14 @@ class Settlement:
             "anchor": shown,
             "block": self.block.to_value(),
         }
+        if self.finality is not None:
+            value["finality"] = self.finality.to_value()
+        return value
 
     @classmethod
     def from_value(cls, value: Value) -> Self:
-        item = fields.mapping(value, "settlement", ("height", "leaf", "leaves", "leaf_path", "void", "anchor", "block"))
+        names = ("height", "leaf", "leaves", "leaf_path", "void", "anchor", "block")
+        item = fields.mapping(value, "settlement", names, ("finality",))
         return cls(
             height=fields.integer(item["height"], "height", maximum=(1 << 63) - 2),
             leaf=fields.integer(item["leaf"], "leaf", maximum=MAX_BATCH),
@@ -174,6 +186,7 @@ class Settlement:
             void=fields.integer(item["void"], "void", maximum=max(VOID_CAUSES)),
             anchor=_anchor(item["anchor"]),
             block=SignedBlock.from_value(item["block"]),
+            finality=FinalityProof.from_value(item["finality"]) if "finality" in item else None,
         )
 
     def check_membership(self, statement: bytes, key: bytes, number: int) -> None:
@@ -241,5 +254,5 @@ def _settled(result: TransactionResult) -> tuple[bytes, bytes, int, int]:
 
 
 def history_leaf(height: int, key: bytes, first: int, count: int, root: bytes) -> bytes:
-    """Rule 4's leaf of one settled batch."""
+    """Rule 5's leaf of one settled batch."""
     return tagged_hash(b"avow/history-leaf/1", height.to_bytes(8), key, first.to_bytes(8), count.to_bytes(8), root)

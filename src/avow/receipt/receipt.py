@@ -2,7 +2,8 @@
 
 Rules:
 1. A receipt is the CBOR map {"version", "statement", "evidence", "settlement"?, "opening"?, "disclosures"?}. Its id is the statement hash.
-2. The opening is {"seed", "endpoint", "effective", "request"?, "response"?}; request and response are lists of [name, bytes].
+2. The opening is {"seed", "endpoint", "effective", "request"?, "response"?, "header"?}; request and response are lists of
+   [name, bytes]. `header` is that of the trace, of optimistic statements alone.
    With the seed alone, whoever holds the bodies can check them. A redacted receipt has no opening and verifies all the same.
 3. Bytes are refused unless they are the one encoding; a JSON file unless it is the one JSON form (encoding.py).
 
@@ -35,6 +36,7 @@ from avow.receipt.statement import Statement
 VERSION = 1
 MAX_RECEIPT = 16 * 1024 * 1024
 MAX_DISCLOSURES = 1_024
+MAX_TRACE_HEADER = 8_192
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +48,7 @@ class Opening:
     effective: bytes
     request: tuple[Part, ...] | None = None
     response: tuple[Part, ...] | None = None
+    header: bytes | None = None
 
     def to_value(self) -> dict[str, Value]:
         value: dict[str, Value] = {"seed": self.seed, "endpoint": self.endpoint, "effective": self.effective}
@@ -53,17 +56,20 @@ class Opening:
             value["request"] = [[name, data] for name, data in self.request]
         if self.response is not None:
             value["response"] = [[name, data] for name, data in self.response]
+        if self.header is not None:
+            value["header"] = self.header
         return value
 
     @classmethod
     def from_value(cls, value: Value) -> Self:
-        item = fields.mapping(value, "opening", ("seed", "endpoint", "effective"), ("request", "response"))
+        item = fields.mapping(value, "opening", ("seed", "endpoint", "effective"), ("request", "response", "header"))
         return cls(
             seed=fields.octets(item["seed"], "seed", SEED_LENGTH),
             endpoint=fields.text(item["endpoint"], "endpoint", max_length=256),
             effective=fields.octets(item["effective"], "effective", 0, 1 << 20),
             request=_parts(item["request"], "request") if "request" in item else None,
             response=_parts(item["response"], "response") if "response" in item else None,
+            header=fields.octets(item["header"], "header", 1, MAX_TRACE_HEADER) if "header" in item else None,
         )
 
 

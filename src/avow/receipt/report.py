@@ -24,7 +24,7 @@ class Verdict(StrEnum):
 
 
 class CheckName(StrEnum):
-    """The checks, in their order."""
+    """The checks, in their order. From `trace` to `recomputed`, and `finality`, are in reports on optimistic statements only."""
 
     CHAIN = "chain"
     STATEMENT = "statement"
@@ -33,6 +33,11 @@ class CheckName(StrEnum):
     STANDING = "standing"
     ATTESTATION = "attestation"
     METHOD = "method"
+    TRACE = "trace"
+    AUDIENCE = "audience"
+    BOND = "bond"
+    PROCESSING = "processing"
+    RECOMPUTED = "recomputed"
     PROGRAM = "program"
     ENGINE = "engine"
     REQUEST = "request"
@@ -43,6 +48,7 @@ class CheckName(StrEnum):
     REQUESTER = "requester"
     PAYMENT = "payment"
     SETTLEMENT = "settlement"
+    FINALITY = "finality"
     REQUIRED = "required"
 
 
@@ -57,6 +63,11 @@ _ROWS: dict[CheckName, tuple[Verdict, Verdict, Verdict, Verdict]] = {
     CheckName.STANDING: (_P, _W, _F, _U),
     CheckName.ATTESTATION: (_P, _W, _F, _P),
     CheckName.METHOD: (_P, _W, _F, _U),
+    CheckName.TRACE: (_P, _W, _F, _P),
+    CheckName.AUDIENCE: (_P, _W, _F, _P),
+    CheckName.BOND: (_P, _W, _F, _W),
+    CheckName.PROCESSING: (_P, _W, _F, _P),
+    CheckName.RECOMPUTED: (_P, _W, _F, _P),
     CheckName.PROGRAM: (_P, _W, _F, _P),
     CheckName.ENGINE: (_P, _W, _F, _P),
     CheckName.REQUEST: (_P, _W, _F, _P),
@@ -67,6 +78,7 @@ _ROWS: dict[CheckName, tuple[Verdict, Verdict, Verdict, Verdict]] = {
     CheckName.REQUESTER: (_P, _W, _F, _P),
     CheckName.PAYMENT: (_P, _W, _F, _P),
     CheckName.SETTLEMENT: (_P, _W, _F, _W),
+    CheckName.FINALITY: (_P, _W, _F, _W),
     CheckName.REQUIRED: (_P, _W, _F, _P),
 }
 _ORDER = (Outcome.PASS, Outcome.WARN, Outcome.FAIL, Outcome.SKIPPED)

@@ -62,7 +62,7 @@ class TrustPolicy:
     validators: tuple[Validator, ...]
     trusting_period_ms: int = 14 * DAY_MS
     max_standing_age_ms: int = 10 * 60 * 1000
-    methods: tuple[Method, ...] = (Method.VANILLA, Method.TEE)
+    methods: tuple[Method, ...] = (Method.VANILLA, Method.OPTIMISTIC, Method.TEE)
     attestation_roots: tuple[AttestationRoot, ...] = ()
     measurements: tuple[bytes, ...] = ()
     programs: tuple[bytes, ...] = field(default=())

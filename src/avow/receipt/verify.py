@@ -7,6 +7,12 @@
  5 standing     the key was registered for this node and method, and in force, under such a block, not too long before
  6 attestation  what the method adds: for tee, the enclave's attestation of that very key
  7 method       the reader accepts the method
+   Of an optimistic statement only (methods/optimistic/verify.py):
+   trace        the run's header is the one committed
+   audience     who could check it
+   bond         what the node stands to lose
+   processing   the answer shown is what another run of the program gives, from request to response
+   recomputed   another run of the program has the same trace
  8 program      the reader accepts the program, where the policy names programs
  9 engine       what ran it; a relay is said to be one
 10 request      the request shown is the one committed
@@ -17,6 +23,7 @@
 15 requester    the account named as requester signed the request
 16 payment      who pays what
 17 settlement   the statement is settled in such a block
+   finality     of an optimistic statement only: it can no longer be challenged, and was not overturned
 18 required     what the reader demanded is there: a demanded check that was not passed is a failure
 
 No check trusts what an earlier one refused: each fails on its own. Pure: the reader's time is a parameter, and nothing is fetched.
@@ -63,11 +70,20 @@ MethodCheck = Callable[[Receipt, KeyRecord | None, TrustPolicy | None], Check]
 
 
 @dataclass(frozen=True, slots=True)
+class Recomputation:
+    """What another run of the program gave: the header of its trace, and the response's parts; None where it was not run to its end."""
+
+    header: bytes
+    response: tuple[Part, ...] | None
+
+
+@dataclass(frozen=True, slots=True)
 class Question:
     """What the reader asks of a receipt. Bodies are bytes as on the wire; a streamed response may come as its parts.
 
     `answered_now`: the answer has only just come, so the key's standing is judged by `now_ms` too. Without it a key that was
-    revoked could still sign for the time before, since the statement's time is the node's word.
+    revoked could still sign for the time before, since the statement's time is the node's word. `recomputation`: what a run of the
+    reader's own gave, if there was one.
     """
 
     now_ms: int
@@ -76,13 +92,32 @@ class Question:
     nonce: bytes | None = None
     require: tuple[str, ...] = ()
     answered_now: bool = False
+    recomputation: Recomputation | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """What a method's further checks may rely on: `anchored` is whether the blocks shown are signed by whom the reader trusts."""
+
+    trust: TrustPolicy | None
+    question: Question
+    anchored: bool
+
+
+FurtherCheck = Callable[[Receipt, Facts], Check]
+FurtherChecks = Mapping[Method, Mapping[CheckName, FurtherCheck]]
+"""Checks that only statements of a method have, beside `attestation`; by name, in the order of names."""
 
 
 def verify_receipt(
-    receipt: Receipt, trust: TrustPolicy | None, question: Question, method_checks: Mapping[Method, MethodCheck]
+    receipt: Receipt,
+    trust: TrustPolicy | None,
+    question: Question,
+    method_checks: Mapping[Method, MethodCheck],
+    further_checks: FurtherChecks,
 ) -> Report:
     """All checks of `receipt`. Never raises for what is wrong with the receipt: that is what the report says."""
-    verification = _Verification(receipt, trust, question, method_checks)
+    verification = _Verification(receipt, trust, question, method_checks, further_checks)
     checks = [_guarded(name, check) for name, check in verification.checks()]
     checks.append(_required(receipt, question.require, checks))
     return Report(receipt.id, tuple(checks), _not_proven(receipt, checks))
@@ -105,12 +140,14 @@ class _Verification:
         trust: TrustPolicy | None,
         question: Question,
         method_checks: Mapping[Method, MethodCheck],
+        further_checks: FurtherChecks,
     ) -> None:
         self.receipt = receipt
         self.trust = trust
         self.question = question
         self.method_checks = method_checks
         self.columns = receipt.statement.columns
+        self.further_checks = further_checks.get(self.columns.method, {})
         self.private = receipt.statement.private
         self.evidence = receipt.evidence
         self.hash = statement_hash(self.columns.pack(), private_hash(encode_trusted(self.private.to_value())))
@@ -126,6 +163,9 @@ class _Verification:
             (CheckName.STANDING, self.standing),
             (CheckName.ATTESTATION, self.attestation),
             (CheckName.METHOD, self.method),
+            *self.further(
+                CheckName.TRACE, CheckName.AUDIENCE, CheckName.BOND, CheckName.PROCESSING, CheckName.RECOMPUTED
+            ),
             (CheckName.PROGRAM, self.program),
             (CheckName.ENGINE, self.engine),
             (CheckName.REQUEST, self.request),
@@ -136,7 +176,15 @@ class _Verification:
             (CheckName.REQUESTER, self.requester),
             (CheckName.PAYMENT, self.payment),
             (CheckName.SETTLEMENT, self.settlement),
+            *self.further(CheckName.FINALITY),
         ]
+
+    def further(self, *names: CheckName) -> list[tuple[CheckName, Callable[[], Check]]]:
+        """Those of the method's further checks that stand at one place."""
+        return [(name, self._further(self.further_checks[name])) for name in names if name in self.further_checks]
+
+    def _further(self, check: FurtherCheck) -> Callable[[], Check]:
+        return lambda: check(self.receipt, Facts(self.trust, self.question, self.anchored))
 
     def chain(self) -> Check:
         name = CheckName.CHAIN
@@ -173,7 +221,8 @@ class _Verification:
         if self.trust is None:
             return Check(name, Outcome.SKIPPED, "no trust policy is pinned: `avow trust pin` first")
         standing, settlement = self.evidence.standing, self.receipt.settlement
-        blocks = [item.block for item in (standing, settlement) if item is not None]
+        finality = None if settlement is None else settlement.finality
+        blocks = [item.block for item in (standing, settlement, finality) if item is not None]
         if not blocks:
             return Check(name, Outcome.SKIPPED, "the receipt shows no block")
         try:
@@ -408,7 +457,7 @@ _GUARANTEE = {
 
 
 def _required(receipt: Receipt, require: Sequence[str], checks: Sequence[Check]) -> Check:
-    """The demands: check names, method labels, and "settled", "opened", "complete", "fresh"."""
+    """The demands: check names, method labels, and "settled", "final", "opened", "complete", "fresh"."""
     if not require:
         return Check(CheckName.REQUIRED, Outcome.PASS, "nothing in particular was demanded")
     outcomes = {check.name.value: check.outcome for check in checks}
@@ -420,6 +469,7 @@ def _required(receipt: Receipt, require: Sequence[str], checks: Sequence[Check])
 
 _DEMANDS = {
     "settled": ("settlement",),
+    "final": ("settlement", "finality"),
     "opened": ("request", "effective", "response"),
     "complete": ("stream",),
     "fresh": ("freshness",),
@@ -435,7 +485,7 @@ def _met(demand: str, receipt: Receipt, outcomes: Mapping[str, Outcome]) -> bool
     if method is not None:
         if receipt.statement.columns.method is not method:
             return False
-        return method is Method.VANILLA or outcomes["attestation"] is Outcome.PASS
+        return method in (Method.VANILLA, Method.OPTIMISTIC) or outcomes["attestation"] is Outcome.PASS
     names = _DEMANDS.get(demand, (demand,))
     accepted = (Outcome.PASS, Outcome.WARN) if demand == "anchored" else (Outcome.PASS,)
     return all(outcomes.get(name) in accepted for name in names)
@@ -449,6 +499,11 @@ def _not_proven(receipt: Receipt, checks: Sequence[Check]) -> tuple[str, ...]:
         said.append("that the upstream model is what it says: the node only relayed its answer")
     if receipt.statement.columns.method is Method.VANILLA:
         said.append("that the node ran the program honestly: it answers for it with its name")
+    if receipt.statement.columns.method is Method.OPTIMISTIC:
+        if outcomes.get(CheckName.RECOMPUTED) is not Outcome.PASS:
+            said.append("that anybody has run the program again: those who may can, and prove a fault to the network")
+        if outcomes.get(CheckName.FINALITY) is not Outcome.PASS:
+            said.append("that it will stand: it is not shown to be final")
     if receipt.statement.columns.method is Method.TEE and outcomes[CheckName.ATTESTATION] is Outcome.WARN:
         said.append("that hardware guarded the run: this enclave is a development process")
     if outcomes[CheckName.SETTLEMENT] is not Outcome.PASS:
