@@ -20,6 +20,7 @@ _COMMANDS: dict[str, tuple[str, str]] = {
     "key": ("avow.cli.key", "Your accounts: create, list, show."),
     "trust": ("avow.cli.trust", "Whom you trust: show it, pin it."),
     "status": ("avow.cli.status", "What runs, and how it is."),
+    "watch": ("avow.cli.watch", "Run optimistic answers again, and challenge what is wrong."),
     "demo": ("avow.cli.demo", "Ask, stream and classify by each method; check and settle all of it."),
     "up": ("avow.cli.network", "Start a network on this machine."),
     "net": ("avow.cli.net", "Networks of several validators: make, run, disturb one."),
