@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.ready
 COMETBFT_VERSION := v0.40.0
 
-.PHONY: setup run test check bench soak web lock clean cometbft
+.PHONY: setup run test check bench soak e2e web lock clean cometbft
 
 setup: $(STAMP)
 
@@ -40,6 +40,11 @@ web:
 
 soak: setup
 	$(BIN)/python -m tests.soak
+
+# Four validators under load, perturbed two hundred times, then random manifests; the short form is in `make test`.
+e2e: setup cometbft
+	$(BIN)/python -m tests.e2e --validators 4 --steps 25 --perturbations 200 --report build/e2e.json
+	$(BIN)/python -m tests.e2e --seed 100 --steps 6 --perturbations 60 --long --report build/e2e-random.json
 
 # The consensus engine of networks with several validators; needs Go 1.25 and two minutes. Go checks the module's published digest.
 cometbft: build/bin/cometbft
