@@ -8,7 +8,6 @@ from math import prod
 from typing import Any
 
 import numpy as np
-
 from onnx import TensorProto, helper, numpy_helper
 
 from avow.exact.kernels.statistics import FastStatistics

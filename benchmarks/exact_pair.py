@@ -50,7 +50,8 @@ def session_of(model: Path | bytes) -> Any:
 
 
 def compare(
-    benchmark: Benchmark, name: str, program: Program, model: Path | bytes, feeds: Mapping[str, Any], *, steps: int = 1, seconds: float = 1.0
+    benchmark: Benchmark, name: str, program: Program, model: Path | bytes, feeds: Mapping[str, Any], *, steps: int = 1,
+    seconds: float = 1.0,
 ) -> float:  # fmt: skip
     """Add a model's figures; the ratio of exact to float wall time. `feeds`: the float model's inputs; its run is `steps` of ours."""
     session = session_of(model)

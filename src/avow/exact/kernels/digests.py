@@ -1,6 +1,6 @@
 """Digests and leaves in bulk, equal to exact/hashing.py's slow ones (rules 1 to 5 there).
 
-A kernel's caller gives scratch memory of `scratch_bytes`: two messages of a chunk each, then a hash per chunk.
+A kernel's caller gives scratch memory of `scratch_bytes`: one message, then a hash and a salt for each chunk.
 """
 
 import numpy as np
@@ -23,20 +23,24 @@ from avow.exact.kernels.rows import (
     SAMPLES,
     STEP,
 )
-from avow.exact.kernels.sha256 import digest_one, digest_two, pad
+from avow.exact.kernels.sha256 import (
+    digest_message,
+    digest_two_chunks,
+    digest_two_leaves,
+    digest_two_nodes,
+    has_instructions,
+    pad,
+)
 
 DIGEST_BYTES = 32
-_MESSAGE = 1_152
+_NODES = 1_152
 """Room for a chunk's message: 0x00 ‖ salt ‖ 1,024 bytes and padding, 17 blocks."""
-_NODES = 2 * _MESSAGE
-_FULL = 1 + 16 + CHUNK
-_FULL_BLOCKS = 17
 _TAG = np.frombuffer(b"\x0davow/tensor/1", np.uint8).copy()
 
 
 def scratch_bytes(length: int) -> int:
     """Scratch memory to digest a tensor of `length` bytes."""
-    return _NODES + 32 * (-(-length // CHUNK) + 2) + 64
+    return _NODES + 48 * (-(-length // CHUNK) + 3) + 64
 
 
 @helper
@@ -48,62 +52,61 @@ def _put_integer(target: int, value: int) -> None:
 
 
 @helper
+def _node(pair: int, target: int, scratch: int) -> None:
+    uint8s(scratch, 1)[0] = 1
+    copy_bytes(scratch + 1, pair, 64)
+    digest_message(scratch, pad(scratch, 65), target)
+
+
+@helper
 def fold(nodes: int, count: int, scratch: int) -> None:
     """Hashes of leaves at `nodes`, count ≥ 1 → the RFC 6962 root at `nodes`."""
-    first, second = scratch, scratch + 128
-    uint8s(first, 1)[0] = 1
-    uint8s(second, 1)[0] = 1
-    blocks = pad(first, 65)
-    pad(second, 65)
     while count > 1:
         pairs = count // 2
         pair = 0
-        while pair + 2 <= pairs:
-            copy_bytes(first + 1, nodes + 64 * pair, 64)
-            copy_bytes(second + 1, nodes + 64 * pair + 64, 64)
-            digest_two(first, second, blocks, nodes + 32 * pair, nodes + 32 * pair + 32)
-            pair += 2
-        if pair < pairs:
-            copy_bytes(first + 1, nodes + 64 * pair, 64)
-            digest_one(first, blocks, nodes + 32 * pair)
+        if has_instructions():
+            while pair + 2 <= pairs:
+                at, to = nodes + 64 * pair, nodes + 32 * pair
+                digest_two_nodes(at, at + 64, to, to + 32)
+                pair += 2
+        while pair < pairs:
+            _node(nodes + 64 * pair, nodes + 32 * pair, scratch)
+            pair += 1
         if count & 1:
             # Through the message buffer, as the two places may be the same.
-            copy_bytes(first + 1, nodes + 32 * (count - 1), 32)
-            copy_bytes(nodes + 32 * pairs, first + 1, 32)
+            copy_bytes(scratch, nodes + 32 * (count - 1), 32)
+            copy_bytes(nodes + 32 * pairs, scratch, 32)
         count = pairs + (count & 1)
 
 
 @helper
+def _chunk(salt: int, data: int, size: int, target: int, scratch: int) -> None:
+    uint8s(scratch, 1)[0] = 0
+    copy_bytes(scratch + 1, salt, 16)
+    copy_bytes(scratch + 17, data, size)
+    digest_message(scratch, pad(scratch, 17 + size), target)
+
+
+@helper
 def _chunk_hashes(data: int, length: int, key: int, slot: int, scratch: int) -> int:
-    """Rule 3's leaves of all chunks, after the two messages; how many."""
-    first, second, nodes = scratch, scratch + _MESSAGE, scratch + _NODES
+    """Rule 3's leaves of all chunks, behind the message; how many."""
+    nodes = scratch + _NODES
     count = (length + CHUNK - 1) // CHUNK
-    salts = nodes + 32 * count
+    salts = nodes + 32 * (count + 1)
+    copy_bytes(scratch, key, 32)
+    _put_integer(scratch + 32, slot)
     for pair in range((count + 1) // 2):
-        copy_bytes(first, key, 32)
-        _put_integer(first + 32, slot)
-        _put_integer(first + 40, pair)
-        digest_one(first, pad(first, 48), salts)
-        at = 2 * pair
-        left = length - at * CHUNK
-        uint8s(first, 1)[0] = 0
-        copy_bytes(first + 1, salts, 16)
-        size = min(CHUNK, left)
-        copy_bytes(first + 17, data + at * CHUNK, size)
-        blocks = pad(first, 17 + size)
-        if left <= CHUNK:
-            digest_one(first, blocks, nodes + 32 * at)
-            continue
-        uint8s(second, 1)[0] = 0
-        copy_bytes(second + 1, salts + 16, 16)
-        size = min(CHUNK, left - CHUNK)
-        copy_bytes(second + 17, data + (at + 1) * CHUNK, size)
-        others = pad(second, 17 + size)
-        if others == blocks:
-            digest_two(first, second, blocks, nodes + 32 * at, nodes + 32 * at + 32)
-        else:
-            digest_one(first, blocks, nodes + 32 * at)
-            digest_one(second, others, nodes + 32 * at + 32)
+        _put_integer(scratch + 40, pair)
+        digest_message(scratch, pad(scratch, 48), salts + 32 * pair)
+    at = 0
+    if has_instructions():
+        while (at + 2) * CHUNK <= length:
+            chunk, salt, node = data + at * CHUNK, salts + 16 * at, nodes + 32 * at
+            digest_two_chunks(salt, salt + 16, chunk, chunk + CHUNK, node, node + 32)
+            at += 2
+    while at < count:
+        _chunk(salts + 16 * at, data + at * CHUNK, min(CHUNK, length - at * CHUNK), nodes + 32 * at, scratch)
+        at += 1
     return count
 
 
@@ -117,7 +120,7 @@ def digest_tensor(data: int, length: int, key: int, slot: int, scratch: int, tar
         out[byte] = _TAG[byte]
     _put_integer(scratch + 14, length)
     copy_bytes(scratch + 22, nodes, 32)
-    digest_one(scratch, pad(scratch, 54), target)
+    digest_message(scratch, pad(scratch, 54), target)
 
 
 def _record(row: int, context: int) -> None:
@@ -145,9 +148,16 @@ def digest(data: Array, key: Array, slot: int, scratch: Array, target: Array) ->
 @entry
 def leaves_root(leaves: Array, count: int, nodes: Array) -> None:
     """The RFC 6962 root over the first `count` ≥ 1 rows of leaves, uint8[…, 32]: at the begin of `nodes`, uint8[32 · count + 256]."""
-    message = nodes.ctypes.data + 32 * count
-    for number in range(count):
+    first, hashes = leaves.ctypes.data, nodes.ctypes.data
+    message = hashes + 32 * count
+    at = 0
+    if has_instructions():
+        while at + 2 <= count:
+            digest_two_leaves(first + 32 * at, first + 32 * at + 32, hashes + 32 * at, hashes + 32 * at + 32)
+            at += 2
+    while at < count:
         uint8s(message, 1)[0] = 0
-        copy_bytes(message + 1, leaves.ctypes.data + 32 * number, 32)
-        digest_one(message, pad(message, 33), nodes.ctypes.data + 32 * number)
-    fold(nodes.ctypes.data, count, message)
+        copy_bytes(message + 1, first + 32 * at, 32)
+        digest_message(message, pad(message, 33), hashes + 32 * at)
+        at += 1
+    fold(hashes, count, message)

@@ -1,11 +1,13 @@
-"""SHA-256 (FIPS 180-4) for kernels: whole, already padded messages, one or two at a time.
+"""SHA-256 (FIPS 180-4) for kernels.
 
 Rules:
-1. A message lies in memory with its padding: `blocks` times 64 bytes. `pad` writes the padding.
-2. Where the processor has SHA instructions they are used, two messages interleaved: each round waits for the one before, and the second
-   message fills the gap. Elsewhere the rounds are written out.
+1. Any message lies in memory with its padding: `blocks` times 64 bytes. `pad` writes the padding.
+2. Where the processor has SHA instructions they are used. The messages that are many (chunks, nodes, leaves) come two at a time and are
+   not put together in memory: each round waits for the one before, and the second message fills the gap.
+3. Elsewhere the rounds are written out, one message at a time.
 """
 
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -36,8 +38,13 @@ _I32 = ir.IntType(32)
 _I64 = ir.IntType(64)
 _WORDS = ir.VectorType(_I32, 4)
 
+_I8 = ir.IntType(8)
+_BYTES = ir.VectorType(_I8, 16)
+
 Builder = Any
 Value = Any
+State = tuple[Any, Any]
+"""The eight words of a state, as the instructions hold them."""
 
 
 def _words(values: tuple[int, ...]) -> Value:
@@ -60,23 +67,17 @@ _START = (
 )
 
 
-def _block(builder: Builder, states: list[tuple[Value, Value]], data: list[Value]) -> list[tuple[Value, Value]]:
-    """One block of each message, round by round in turn."""
-    lanes = range(len(states))
-    words = [
-        [_swapped(builder, read(builder, offset(builder, data[lane], 16 * n), _WORDS)) for n in range(4)]
-        for lane in lanes
-    ]
-    now = list(states)
+def _rounds(builder: Builder, states: list[State], messages: list[list[Value]]) -> list[State]:
+    """One block of each message, round by round in turn; a block is four vectors of four words."""
+    now, words = list(states), [list(message) for message in messages]
     for group in range(16):
         round_words = _words(ROUNDS[4 * group : 4 * group + 4])
-        for lane in lanes:
-            message = words[lane]
+        for lane, message in enumerate(words):
             if group >= 4:
                 mixed = _call(builder, "llvm.x86.sha256msg1", message[0], message[1])
                 mixed = builder.add(mixed, shuffle(builder, message[2], message[3], [1, 2, 3, 4]))
                 mixed = _call(builder, "llvm.x86.sha256msg2", mixed, message[3])
-                words[lane] = message = [*message[1:], mixed]
+                message[:] = [*message[1:], mixed]
             keyed = builder.add(message[3 if group >= 4 else group], round_words)
             first, second = now[lane]
             second = _call(builder, "llvm.x86.sha256rnds2", second, first, keyed)
@@ -88,34 +89,110 @@ def _block(builder: Builder, states: list[tuple[Value, Value]], data: list[Value
     ]
 
 
-def _instructions(builder: Builder, messages: list[Value], blocks: Value, targets: list[Value]) -> None:
+def _start(lanes: int) -> list[State]:
+    return [(_words(_START[0]), _words(_START[1])) for _ in range(lanes)]
+
+
+def _in_memory(builder: Builder, address: Value) -> list[Value]:
+    """A block that lies in memory, at any address."""
+    return [_swapped(builder, read(builder, offset(builder, address, 16 * n), _WORDS)) for n in range(4)]
+
+
+def _loop(builder: Builder, states: list[State], addresses: list[Value], blocks: Value) -> list[State]:
+    """`blocks` ≥ 1 blocks of each message, one after the other from its address on."""
     entry, loop, after = builder.block, builder.append_basic_block("block"), builder.append_basic_block("hashed")
     builder.branch(loop)
     builder.position_at_end(loop)
     number = builder.phi(_I64)
     number.add_incoming(constant(0), entry)
-    states = []
-    for _ in messages:
-        halves = (builder.phi(_WORDS), builder.phi(_WORDS))
-        for half, start in zip(halves, _START, strict=True):
-            half.add_incoming(_words(start), entry)
-        states.append(halves)
-    places = [builder.add(message, builder.shl(number, constant(6))) for message in messages]
-    done = _block(builder, states, places)
+    held = [(builder.phi(_WORDS), builder.phi(_WORDS)) for _ in states]
+    places = [builder.add(address, builder.shl(number, constant(6))) for address in addresses]
+    done = _rounds(builder, held, [_in_memory(builder, place) for place in places])
     following = offset(builder, number, 1)
     number.add_incoming(following, loop)
-    for halves, results in zip(states, done, strict=True):
-        for half, result in zip(halves, results, strict=True):
+    for halves, starts, results in zip(held, states, done, strict=True):
+        for half, start, result in zip(halves, starts, results, strict=True):
+            half.add_incoming(start, entry)
             half.add_incoming(result, loop)
     builder.cbranch(builder.icmp_signed("<", following, blocks), loop, after)
     builder.position_at_end(after)
-    for target, (first, second) in zip(targets, done, strict=True):
+    return done
+
+
+def _write_digests(builder: Builder, states: list[State], targets: list[Value]) -> None:
+    for target, (first, second) in zip(targets, states, strict=True):
         write(builder, _swapped(builder, shuffle(builder, first, second, [3, 2, 7, 6])), target)
         write(builder, _swapped(builder, shuffle(builder, first, second, [1, 0, 5, 4])), offset(builder, target, 16))
 
 
+# --- Messages put together in registers: what is written to memory in pieces cannot be read back at once ---------------
+
+
+def _bytes(values: list[int]) -> Value:
+    return ir.Constant(_BYTES, [ir.Constant(_I8, value) for value in values])
+
+
+def _ending(length: int) -> Value:
+    """The last vector of a message: its length in bits."""
+    return _words((0, 0, 0, 8 * length))
+
+
+def _pushed(builder: Builder, pieces: list[Value]) -> list[Value]:
+    """Vectors of bytes moved on by one byte: each begins with the last byte of the one before; as words."""
+    order = list(range(15, 31))
+    moved = [shuffle(builder, before, here, order) for before, here in pairwise(pieces)]
+    return [_swapped(builder, builder.bitcast(each, _WORDS)) for each in moved]
+
+
+_MARK = [0x80, *[0] * 15]
+"""What follows a message's last byte."""
+
+
+def _read_bytes(builder: Builder, address: Value, count: int) -> list[Value]:
+    return [read(builder, offset(builder, address, 16 * n), _BYTES) for n in range(count)]
+
+
+def _chunks(builder: Builder, salts: list[Value], chunks: list[Value], targets: list[Value]) -> None:
+    """0x00 ‖ salt ‖ 1,024 bytes: the first and the last block in registers, the others as they lie."""
+    firsts, lasts = [], []
+    for salt, chunk in zip(salts, chunks, strict=True):
+        pieces = [_bytes([0] * 16), *_read_bytes(builder, salt, 1), *_read_bytes(builder, chunk, 1)]
+        firsts.append(
+            [
+                *_pushed(builder, pieces),
+                *(_swapped(builder, read(builder, offset(builder, chunk, at), _WORDS)) for at in (15, 31)),
+            ]
+        )
+        end = _pushed(builder, [*_read_bytes(builder, offset(builder, chunk, 1_008), 1), _bytes(_MARK)])
+        whole = _swapped(builder, read(builder, offset(builder, chunk, 1_007), _WORDS))
+        lasts.append([whole, *end, _words((0, 0, 0, 0)), _ending(1_041)])
+    states = _rounds(builder, _start(len(chunks)), firsts)
+    states = _loop(builder, states, [offset(builder, chunk, 47) for chunk in chunks], constant(15))
+    _write_digests(builder, _rounds(builder, states, lasts), targets)
+
+
+def _nodes(builder: Builder, pairs: list[Value], targets: list[Value]) -> None:
+    """0x01 ‖ left ‖ right, which lie one after the other."""
+    firsts, lasts = [], []
+    for pair in pairs:
+        halves = _read_bytes(builder, pair, 4)
+        firsts.append(_pushed(builder, [_bytes([*[0] * 15, 1]), *halves]))
+        lasts.append([*_pushed(builder, [halves[3], _bytes(_MARK)]), *[_words((0, 0, 0, 0))] * 2, _ending(65)])
+    states = _rounds(builder, _start(len(pairs)), firsts)
+    _write_digests(builder, _rounds(builder, states, lasts), targets)
+
+
+def _leaves(builder: Builder, leaves: list[Value], targets: list[Value]) -> None:
+    """0x00 ‖ 32 bytes."""
+    messages = []
+    for leaf in leaves:
+        pieces = [_bytes([0] * 16), *_read_bytes(builder, leaf, 2), _bytes(_MARK)]
+        messages.append([*_pushed(builder, pieces), _ending(33)])
+    _write_digests(builder, _rounds(builder, _start(len(leaves)), messages), targets)
+
+
 @intrinsic
-def _has_instructions(typing_context: Any) -> Any:  # noqa: ARG001
+def has_instructions(typing_context: Any) -> Any:  # noqa: ARG001
     def generate(context: Any, builder: Builder, sig: Any, arguments: Any) -> Any:  # noqa: ARG001
         return ir.Constant(ir.IntType(1), int(supports(context, "sha")))
 
@@ -123,23 +200,35 @@ def _has_instructions(typing_context: Any) -> Any:  # noqa: ARG001
 
 
 @intrinsic
-def _one(typing_context: Any, message: Any, blocks: Any, target: Any) -> Any:  # noqa: ARG001
+def _message(typing_context: Any, message: Any, blocks: Any, target: Any) -> Any:  # noqa: ARG001
     def generate(context: Any, builder: Builder, sig: Any, arguments: Any) -> Any:  # noqa: ARG001
         if supports(context, "sha"):
-            _instructions(builder, [arguments[0]], arguments[1], [arguments[2]])
+            states = _loop(builder, _start(1), [arguments[0]], arguments[1])
+            _write_digests(builder, states, [arguments[2]])
         return context.get_dummy_value()
 
     return types.void(types.int64, types.int64, types.int64), generate
 
 
-@intrinsic
-def _two(typing_context: Any, first: Any, second: Any, blocks: Any, one: Any, two: Any) -> Any:  # noqa: ARG001
-    def generate(context: Any, builder: Builder, sig: Any, arguments: Any) -> Any:  # noqa: ARG001
-        if supports(context, "sha"):
-            _instructions(builder, list(arguments[:2]), arguments[2], list(arguments[3:]))
-        return context.get_dummy_value()
+def _pair(make: Any, sources: int) -> Any:
+    """An intrinsic of `sources` addresses for each of two messages, then the two targets."""
 
-    return types.void(*[types.int64] * 5), generate
+    def two(typing_context: Any, arguments: Any) -> Any:  # noqa: ARG001
+        def generate(context: Any, builder: Builder, sig: Any, arguments: Any) -> Any:  # noqa: ARG001
+            if supports(context, "sha"):
+                values = [builder.extract_value(arguments[0], at) for at in range(2 * (sources + 1))]
+                make(builder, *[values[2 * at : 2 * at + 2] for at in range(sources + 1)])
+            return context.get_dummy_value()
+
+        tuple_of: Any = types.UniTuple
+        return types.void(tuple_of(types.int64, 2 * (sources + 1))), generate
+
+    return intrinsic(two)
+
+
+_two_chunks = _pair(_chunks, 2)
+_two_nodes = _pair(_nodes, 1)
+_two_leaves = _pair(_leaves, 1)
 
 
 @helper
@@ -180,22 +269,30 @@ def _plain(message: int, blocks: int, target: int) -> None:
 
 
 @helper
-def digest_one(message: int, blocks: int, target: int) -> None:
-    """SHA-256 of a padded message: 32 bytes at `target`."""
-    if _has_instructions():
-        _one(message, blocks, target)
+def digest_message(message: int, blocks: int, target: int) -> None:
+    """SHA-256 of a padded message in memory: 32 bytes at `target`."""
+    if has_instructions():
+        _message(message, blocks, target)
     else:
         _plain(message, blocks, target)
 
 
 @helper
-def digest_two(first: int, second: int, blocks: int, one: int, two: int) -> None:
-    """Two padded messages of the same number of blocks."""
-    if _has_instructions():
-        _two(first, second, blocks, one, two)
-    else:
-        _plain(first, blocks, one)
-        _plain(second, blocks, two)
+def digest_two_chunks(salt: int, other_salt: int, chunk: int, other: int, target: int, other_target: int) -> None:
+    """0x00 ‖ salt (16 bytes) ‖ chunk (1,024 bytes), twice. Only where `has_instructions`."""
+    _two_chunks((salt, other_salt, chunk, other, target, other_target))
+
+
+@helper
+def digest_two_nodes(pair: int, other: int, target: int, other_target: int) -> None:
+    """0x01 ‖ 64 bytes, twice. A target may be where a pair is. Only where `has_instructions`."""
+    _two_nodes((pair, other, target, other_target))
+
+
+@helper
+def digest_two_leaves(leaf: int, other: int, target: int, other_target: int) -> None:
+    """0x00 ‖ 32 bytes, twice. Only where `has_instructions`."""
+    _two_leaves((leaf, other, target, other_target))
 
 
 @helper
