@@ -17,6 +17,7 @@ _COMMANDS: dict[str, tuple[str, str]] = {
     "verify": ("avow.cli.verify", "Check a receipt, offline."),
     "receipts": ("avow.cli.receipts", "The receipts kept on this machine."),
     "model": ("avow.cli.model", "The models on this machine: add, list, show, remove."),
+    "compile": ("avow.cli.compile", "Compile a model into an exact program: integers, the same everywhere."),
     "key": ("avow.cli.key", "Your accounts: create, list, show."),
     "trust": ("avow.cli.trust", "Whom you trust: show it, pin it."),
     "status": ("avow.cli.status", "What runs, and how it is."),

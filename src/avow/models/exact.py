@@ -1,17 +1,15 @@
 """Exact programs in the store: a compiled program's manifest, and the catalogue's recipes.
 
 A recipe names a pinned model of the Python index and the ranges that it was calibrated with (data of this package): compiled anywhere,
-they give one program, whose root is pinned too.
+they give one file, whose digest and root are pinned too.
 """
 
-import json
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from importlib import resources
 from pathlib import Path
 
-from avow.models.errors import ImportFailed, UnknownProgram
 from avow.models.index import Piece, Wheel, unpack
 from avow.models.manifest import File, Manifest
 from avow.models.store import Progress, Store, hash_file, no_progress
@@ -45,41 +43,71 @@ def add_exact(
 
 @dataclass(frozen=True, slots=True)
 class Recipe:
-    """How a catalogue's exact program is made: from which wheel's files, with which options of the compiler."""
+    """How a catalogue's exact program is made: from which wheel's files, with which options of the compiler; what comes out."""
 
     name: str
     description: str
     licence: str
     wheel: Wheel
-    members: Mapping[str, str]
-    """File → the wheel's member that it is; "model.onnx" is compiled, the others go with the program."""
+    model: str
+    """The wheel's member that is compiled."""
+    program: File
+    root: str
     bits: int
     weight_bits: int = 8
     shapes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     fixed: Mapping[str, int] = field(default_factory=dict)
     states: Mapping[str, str] = field(default_factory=dict)
     integers: Mapping[str, tuple[int, int]] = field(default_factory=dict)
-    processor: str = "none"
     steps: int = 64
+    processor: str = "none"
+    beside: Mapping[str, tuple[str, File]] = field(default_factory=dict)
+    """What the processor reads: path → the wheel's member, and the file that it is."""
 
     @property
-    def source(self) -> str:
-        return f"pypi:{self.wheel.package}=={self.wheel.version}, compiled"
+    def manifest(self) -> Manifest:
+        files = sorted([self.program, *(file for _, file in self.beside.values())], key=lambda file: file.path)
+        options: dict[str, Value] = {"program": PROGRAM_FILE, "root": self.root, "processor": self.processor}
+        source = f"pypi:{self.wheel.package}=={self.wheel.version}, compiled"
+        return Manifest(self.name, "exact", "exact", tuple(files), options, self.licence, source)
+
+
+def _program(size: int, digest: str) -> File:
+    return File(PROGRAM_FILE, size, bytes.fromhex(digest))
+
+
+def _magika_file(path: str, size: int, digest: str, member: str) -> tuple[str, tuple[str, File]]:
+    return path, (member, File(path, size, bytes.fromhex(digest)))
 
 
 MAGIKA = Recipe(
     name="magika-exact",
-    description="Tells what kind of file some bytes are, in integers: the same bits everywhere",
+    description="Tells what kind of file some bytes are, in integers: the same bits on every machine",
     licence="Apache-2.0",
     wheel=Wheel("magika", "1.0.3", "938d8e033953f2ddeb8c35dc423aa289ca116bfa7a71a778f6e77460f9025803", 2_969_548),
-    members={
-        "config.json": "magika/models/standard_v3_3/config.min.json",
-        "content_types.json": "magika/config/content_types_kb.min.json",
-        "model.onnx": "magika/models/standard_v3_3/model.onnx",
-    },
-    bits=12,
+    model="magika/models/standard_v3_3/model.onnx",
+    program=_program(1_726_018, "b51cb3993e0ea16d76d782d941987290700e13ede405645010bd648a7f39b533"),
+    root="eb4cf68f3fd92d2544c26f798b2a88fcc21db12966b5ef6551f7fbe74c00985c",
+    bits=14,
+    weight_bits=12,
     integers={"bytes": (0, 256)},
     processor="magika",
+    beside=dict(
+        [
+            _magika_file(
+                "config.json",
+                2_141,
+                "ae24c742205358f6ff6dfd5facb6743fb69743dbba8373e73da58ff0cbd695db",
+                "magika/models/standard_v3_3/config.min.json",
+            ),
+            _magika_file(
+                "content_types.json",
+                44_768,
+                "75208adba69bc0556403b62b32ef3ccf8b5ce494411780845852e52e6583a10d",
+                "magika/config/content_types_kb.min.json",
+            ),
+        ]
+    ),
 )
 _OCR = Wheel(
     "rapidocr-onnxruntime", "1.4.4", "971d7d5f223a7a808662229df1ef69893809d8457d834e6373d3854bc1782cbf", 14_915_192
@@ -89,7 +117,9 @@ OCR_DIRECTION = Recipe(
     description="Tells whether a line of text is upside down (PP-OCR, 48 x 192 pixels), in integers",
     licence="Apache-2.0",
     wheel=_OCR,
-    members={"model.onnx": "rapidocr_onnxruntime/models/ch_ppocr_mobile_v2.0_cls_infer.onnx"},
+    model="rapidocr_onnxruntime/models/ch_ppocr_mobile_v2.0_cls_infer.onnx",
+    program=_program(429_570, "bb22abf43aa02698ff0eebe6afc6217b9708c807e4ad89cc27ceee3b2bf2973c"),
+    root="4a08b7472fe61e421ff7bc755f53d266f0b2e4efdf5e64326cfde87a48a62a89",
     bits=12,
     shapes={"x": (1, 3, 48, 192)},
 )
@@ -98,9 +128,11 @@ OCR_TEXT = Recipe(
     description="Reads a line of text (PP-OCRv4, 48 x 320 pixels), in integers",
     licence="Apache-2.0",
     wheel=_OCR,
-    members={"model.onnx": "rapidocr_onnxruntime/models/ch_PP-OCRv4_rec_infer.onnx"},
-    bits=14,
-    weight_bits=12,
+    model="rapidocr_onnxruntime/models/ch_PP-OCRv4_rec_infer.onnx",
+    program=_program(10_423_140, "509c0d693a5b6213d92c4e1ed9c1ee2f0b02a402369ae5c91d8ea115ae1485f9"),
+    root="5fc21e4ddf3811de19007f11ff67e8e67c72e72fc71834c28660e0660a1a4bce",
+    bits=16,
+    weight_bits=16,
     shapes={"x": (1, 3, 48, 320)},
     steps=16,
 )
@@ -109,65 +141,44 @@ SPEECH = Recipe(
     description="Tells where speech is in a recording (Silero VAD, 16 kHz), in integers",
     licence="MIT",
     wheel=Wheel("silero-vad", "6.2.3", "7b7f5436cfcb02fae583a05b512ea96467fd449fe54cb49a5e4f06c51a1e43b8", 11_317_527),
-    members={"model.onnx": "silero_vad/data/silero_vad_16k_op15.onnx"},
-    bits=12,
+    model="silero_vad/data/silero_vad_16k_op15.onnx",
+    program=_program(1_160_574, "5c3c23a23317f59a5a26145b0af9731abe17ecb866acd08c0c2531a42019e0c2"),
+    root="f20ff8b25248f41a3e5288b2c3d651c87360292dc81dd3aa65caec87519ff91f",
+    bits=16,
     weight_bits=12,
     shapes={"input": (1, 576), "state": (2, 1, 128)},
     fixed={"sr": 16_000},
     states={"state": "stateN"},
-    processor="speech",
     steps=20_000,
+    processor="speech",
 )
 RECIPES = (MAGIKA, OCR_DIRECTION, OCR_TEXT, SPEECH)
 
 
-def recipe(name: str) -> Recipe:
-    """The recipe of that name. Raises UnknownProgram."""
-    for item in RECIPES:
-        if item.name == name:
-            return item
-    raise UnknownProgram("the catalogue has no such exact program", name=name[:96])
+def ranges_of(recipe: Recipe) -> str:
+    """The ranges that a recipe was calibrated with, as text."""
+    return resources.files("avow.exact.compile").joinpath("recipes", f"{recipe.name}.json").read_text("utf-8")
 
 
-def pinned(item: Recipe) -> tuple[str, str]:
-    """The root that a recipe gives, in hex, and its ranges as text."""
-    text = resources.files("avow.exact.compile").joinpath("recipes", f"{item.name}.json").read_text("utf-8")
-    found = json.loads(text)
-    return str(found["root"]), json.dumps(found["ranges"])
-
-
-def install(store: Store, name: str, progress: Progress = no_progress) -> bytes:
+def make(store: Store, recipe: Recipe, progress: Progress = no_progress) -> bytes:
     """Fetches a recipe's model, compiles it and adds it; the program's id.
 
-    Raises ImportFailed (the index, or a root that is not the pinned one), UnsafeArchive, and as the compiler.
+    Raises ImportFailed, UnsafeArchive, as the compiler, and DigestMismatch where this machine compiles something else.
     """
     from avow.exact import files
     from avow.exact.compile.onnx import compile_onnx, options_of
     from avow.exact.compile.ranges import Ranges
 
-    item = recipe(name)
-    root, ranges = pinned(item)
     store.directory.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=store.directory, prefix="compile-") as scratch:
         folder = Path(scratch) / "model"
         folder.mkdir()
-        unpack([Piece(item.wheel, member, 0, path) for path, member in item.members.items()], folder, progress)
-        data = (folder / "model.onnx").read_bytes()
-        progress(0, None, f"compiling {item.name}")
-        program = compile_onnx(data, options_of(item), ranges=Ranges.from_json(ranges)).program
-        if program.root.hex() != root:
-            raise ImportFailed("the model compiled to another program than the pinned one", found=program.root.hex())
-        target = Path(scratch) / PROGRAM_FILE
-        files.save(program, target)
-        beside = {path: folder / path for path in item.members if path != "model.onnx"}
-        return add_exact(
-            store,
-            target,
-            name=item.name,
-            root=program.root,
-            licence=item.licence,
-            source=item.source,
-            processor=item.processor,
-            beside=beside,
-            progress=progress,
-        )
+        pieces = [Piece(recipe.wheel, recipe.model, 0, "model.onnx")]
+        pieces += [Piece(recipe.wheel, member, file.size, file.path) for member, file in recipe.beside.values()]
+        unpack(pieces, folder, progress)
+        progress(0, None, f"compiling {recipe.name}")
+        ranges = Ranges.from_json(ranges_of(recipe))
+        compiled = compile_onnx((folder / "model.onnx").read_bytes(), options_of(recipe), ranges=ranges)
+        files.save(compiled.program, folder / PROGRAM_FILE)
+        paths = {file.path: folder / file.path for file in recipe.manifest.files}
+        return store.add(recipe.manifest, paths, progress)

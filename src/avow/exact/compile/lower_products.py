@@ -16,7 +16,7 @@ MAX_STRIDED = 24
 def linear(lowering: Lowering, node: Node) -> None:
     """X [..., K] · w [N, K]"""
     rank = len(lowering.graph.shapes[node.inputs[0]])
-    x = lowering.at_most(lowering.values[node.inputs[0]], max(lowering.settings.bits, 8))
+    x = lowering.at_most(lowering.values[node.inputs[0]], lowering.product_bits(node))
     kept = [axis for axis in lowering.natural_in_place(x) if axis != rank - 1]
     x = lowering.arrange(x, (*kept, rank - 1))
     weight, bias = node.attributes["weight"], node.attributes["bias"]
@@ -86,7 +86,7 @@ def convolution(lowering: Lowering, node: Node) -> None:
         axes, weight = (3, 2, 1), weight.transpose(0, 2, 1, 3)
         extents, results = [extents[1], extents[0], extents[2]], [results[1], results[0], results[2]]
         stride, dilation, pad = stride[::-1], dilation[::-1], [pad[1], pad[0], pad[3], pad[2]]
-    x = lowering.at_most(lowering.values[node.inputs[0]], max(lowering.settings.bits, 8))
+    x = lowering.at_most(lowering.values[node.inputs[0]], lowering.product_bits(node))
     x = lowering.arrange(x, axes)
     scale, most = lowering.scale(node.outputs[0])
     made = _weights(lowering, np.ascontiguousarray(weight), attributes["bias"], x, scale)
@@ -127,7 +127,7 @@ def affine(lowering: Lowering, node: Node) -> None:
     """A factor and a term per channel (axis 1): a convolution of one tap in as many groups."""
     factor, term = node.attributes["factor"], node.attributes["term"]
     shape = lowering.graph.shapes[node.inputs[0]]
-    x = lowering.at_most(lowering.values[node.inputs[0]], max(lowering.settings.bits, 8))
+    x = lowering.at_most(lowering.values[node.inputs[0]], lowering.product_bits(node))
     kept = [axis for axis in lowering.natural(x) if axis not in (1, -1)]
     if len(kept) > 2:
         raise CannotCompile("factors per channel in more than two dimensions")

@@ -79,6 +79,7 @@ class Lowering:
         self._handlers = handlers
         self._consumers = graph.consumers()
         self._bits: dict[str, int] = {}
+        self._multiplied: set[str] = set()
         self._narrowed: dict[tuple[int, int], Lowered] = {}
         self._arranged: dict[tuple[int, tuple[int, ...], tuple[int, ...]], Lowered] = {}
 
@@ -103,22 +104,37 @@ class Lowering:
             others = [bits for kind, bits in wanted if kind != "product"]
             if state and not products:
                 products = [self.bits(part) for part, value in self.graph.states.items() if value == name]
-            self._bits[name] = products[0] if products else max(others, default=16)
+            self._bits[name] = min(products) if products else max(others, default=16)
+            if products:
+                self._multiplied.add(name)
         return self._bits[name]
 
     def _bits_for(self, node: Node, name: str) -> tuple[str, int]:
         bits = self.settings.bits
         if node.operator in MOVES:
             found = self.bits(node.outputs[0])
-            return ("product", found) if found == bits and bits < 16 else ("other", found)
+            return ("product" if node.outputs[0] in self._multiplied else "other"), found
         if node.operator in ("LSTM", "GRU"):
             # The last input, the cell's state, goes into no product with weights.
             return ("other", 16) if name in node.inputs[6:] else ("product", bits)
         if node.operator in PRODUCTS:
-            return "product", bits
+            return "product", self.product_bits(node)
         if node.operator == "Function":
             return "other", 12 if bits <= 12 else 16
         return "other", 16
+
+    def product_bits(self, node: Node) -> int:
+        """The bits of a product's input: those that were asked for; beyond 12 as many as leave the weights two fewer.
+
+        A sum of K products of b and w bits needs b + w + log2 K' bits, where K' counts the weights by how large they are.
+        """
+        bits = self.settings.bits
+        weight = node.attributes.get("weight")
+        if bits <= 12 or weight is None:
+            return bits
+        flat = np.abs(np.asarray(weight, dtype=np.float64)).reshape(len(weight), -1)
+        count = float((flat.sum(1) / np.maximum(flat.max(1), 1e-30)).max())
+        return min(bits, max(12, int((30 - np.log2(max(count, 1.0)) + 2) / 2)))
 
     def scale(self, name: str, bits: int | None = None) -> tuple[float, int]:
         """The scale of a value and its largest integer, by its calibrated range."""

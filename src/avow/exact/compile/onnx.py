@@ -127,6 +127,14 @@ def compile_onnx(
     return Compiled(program, ranges, flat, bounds.check(program, FastStatistics()))
 
 
+def flat_inputs(data: bytes, options: Options) -> list[str]:
+    """The names of the inputs that samples have to have. Raises UnsafeModel, UnsupportedOperators, CannotCompile."""
+    model = read_model(data)
+    given = {tensor.name for tensor in model.graph.initializer}
+    skipped = given | set(options.fixed) | set(options.states)
+    return [value.name for value in model.graph.input if value.name not in skipped]
+
+
 def flat_graph(model: object, options: Options) -> Graph:
     """The flat float graph, its states named. Raises CannotCompile."""
     sample = _sample(model, options)

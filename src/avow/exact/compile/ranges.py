@@ -31,8 +31,11 @@ class Ranges:
 
     def to_json(self) -> str:
         """One line a value; numbers of six digits, which is what there is to know of a range."""
-        rows = {name: [each.low, each.high, each.clip] for name, each in sorted(self.values.items())}
-        return json.dumps(rows, indent=0, ensure_ascii=True) + "\n"
+        rows = (
+            f"{json.dumps(name)}: {json.dumps([each.low, each.high, each.clip])}"
+            for name, each in sorted(self.values.items())
+        )
+        return "{\n" + ",\n".join(rows) + "\n}\n"
 
     @classmethod
     def from_json(cls, text: str) -> "Ranges":

@@ -3,7 +3,7 @@
 Rules:
 1. A feature becomes floor(x · 2^k), clamped to ±2^30, with the largest k that its thresholds leave room for; a threshold likewise. Floor
    keeps order: a decision can differ only where a feature lies above its threshold by less than 2^−k.
-2. Leaves are integers at one scale, so fine that no sum of one leaf per tree reaches 2^28. Sums are exact.
+2. Leaves are integers at one scale, so fine that no sum of as many leaves as trees reaches 2^28. Sums are exact.
 3. Outputs: the margin of each target, and with LOGISTIC or SOFTMAX (or a Sigmoid after the ensemble) the probability.
 """
 
@@ -171,11 +171,9 @@ class _Assembly:
         self.targets = targets
         self.features = features
         self.exponents = self._exponents()
-        reach = max(
-            sum(max((abs(row.get(target, 0.0)) for row in tree.weights), default=0.0) for tree in trees)
-            + abs(float(self.base[target]))
-            for target in range(targets)
-        )
+        # As the bound counts it: every tree gives the largest leaf of all.
+        leaf = max((abs(weight) for tree in trees for row in tree.weights for weight in row.values()), default=0.0)
+        reach = leaf * len(trees) + float(np.abs(self.base).max())
         self.scale = 2.0 ** math.ceil(math.log2(max(reach, 1e-12) / SUM))
 
     def _exponents(self) -> list[int]:
