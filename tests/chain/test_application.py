@@ -231,6 +231,26 @@ def test_a_proposal_is_judged_by_the_block_alone(chain):
     assert not process(big, *pair)
 
 
+def test_a_proposal_holds_nothing_that_nobody_pays_for(chain):
+    """A proposer fills no block with what execution refuses uncharged: too low a fee, no money, a sender that does not exist."""
+    fee = chain.genesis.base_fee
+    good = chain.raw("payer", account("operator"), gas=21_000)
+    cheap = chain.raw("payer", account("operator"), gas=21_000, max_fee=fee - 1)
+    scarce = chain.raw("payer", account("operator"), gas=20_999)
+    funds = chain.balance("payer")
+    poor = chain.raw("payer", account("operator"), value=funds, gas=21_000)
+    nobody = chain.raw("nobody", account("operator"), gas=21_000)
+    half = [chain.raw("payer", account("operator"), nonce=nonce, value=funds // 2, gas=21_000) for nonce in (0, 1)]
+    bad = bytearray(good)
+    bad[-1] ^= 1  # another sender, or none, by its signature
+    for tx in (cheap, scarce, poor, nobody, bytes(bad)):
+        assert not process(chain, tx)
+        request = abci.PrepareProposalRequest(1 << 20, (tx, good), 9, START_MS * 10**6, bytes(20))
+        assert chain.application.prepare_proposal(request).txs == (good,)
+    assert process(chain, half[0])
+    assert not process(chain, *half)
+
+
 @given(
     st.lists(
         st.tuples(st.sampled_from(["payer", "stranger"]), st.integers(0, 3), st.integers(20_000, 60_000_000)),

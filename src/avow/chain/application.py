@@ -4,8 +4,9 @@ Rules:
 1. State and results depend on the genesis and the blocks alone. Time is the block's.
 2. finalize_block writes nothing: it leaves a candidate, which commit makes durable in one transaction. The newest candidate wins.
 3. The app hash changes exactly when state or results did: a block with transactions records its results' root in the state.
-4. A proposal holds transactions that decode, in the order of their senders' nonces, within the block's bytes and gas. What fits
-   that but fails on the state (money that an earlier transaction took) stays in the block with a code, uncharged.
+4. A proposal holds transactions that decode and pay the fee, in the order of their senders' nonces, within the block's bytes and
+   gas, and each within what its sender had before the block less what its earlier ones may cost: a proposer cannot fill blocks
+   with what nobody pays for. What fits that but fails on the state (money that a call took away) stays with a code, uncharged.
 5. check_tx admits a transaction on top of those of its sender already admitted since the last commit; after a commit the
    driver offers the waiting ones again.
 6. Decoding is a pure function of the bytes; its results are kept in a bounded cache, which changes no verdict.
@@ -61,10 +62,40 @@ _PATH_STATE = "/state"
 
 @dataclass(slots=True)
 class _Admitted:
-    """What check_tx admitted for one sender since the last commit."""
+    """What is left of one sender's account: after what check_tx admitted since the last commit, or after a proposal's."""
 
     nonce: int
     balance: int
+
+
+@dataclass(slots=True)
+class _Proposal:
+    """Rule 4: the room that a block has left, and its senders' accounts."""
+
+    machine: Machine
+    bytes_left: int
+    gas_left: int
+    accounts: dict[bytes, _Admitted] = field(default_factory=dict)
+
+    def take(self, raw: bytes, transaction: Transaction) -> bool:
+        """Whether the transaction may come next; if so, it does."""
+        account = self.accounts.get(transaction.sender)
+        if account is None:
+            account = _Admitted(*read_account(self.machine.state, transaction.sender))
+        size = total_bytes((raw,))
+        if transaction.gas_limit > self.gas_left or size > self.bytes_left:
+            return False
+        try:
+            self.machine.check(transaction)
+            self.machine.check_account(transaction, account.nonce, account.balance)
+        except TransactionRefused:
+            return False
+        account.nonce += 1
+        account.balance -= transaction.max_cost()
+        self.accounts[transaction.sender] = account
+        self.bytes_left -= size
+        self.gas_left -= transaction.gas_limit
+        return True
 
 
 @dataclass(slots=True)
@@ -154,39 +185,20 @@ class Application:
 
     def prepare_proposal(self, request: PrepareProposalRequest) -> PrepareProposalResponse:
         """Rule 4: in order of arrival, what fits."""
-        limit = min(request.max_tx_bytes, self.genesis.block_max_bytes)
-        gas_left, size = self.genesis.block_gas_limit, 0
-        state, nonces = self._view(), dict[bytes, int]()
-        chosen: list[bytes] = []
-        for raw, transaction in self._decodable(request.txs):
-            nonce = nonces.get(transaction.sender)
-            if nonce is None:
-                nonce, _ = read_account(state, transaction.sender)
-            added = total_bytes((raw,))
-            if transaction.nonce != nonce or transaction.gas_limit > gas_left or size + added > limit:
-                continue
-            nonces[transaction.sender] = nonce + 1
-            gas_left -= transaction.gas_limit
-            size += added
-            chosen.append(raw)
+        proposal = self._proposal(min(request.max_tx_bytes, self.genesis.block_max_bytes))
+        chosen = [raw for raw, transaction in self._decodable(request.txs) if proposal.take(raw, transaction)]
         return PrepareProposalResponse(tuple(chosen))
 
     def process_proposal(self, request: ProcessProposalRequest) -> ProcessProposalResponse:
         """Rule 4, checked: from the block and the state before it alone."""
-        gas_left = self.genesis.block_gas_limit
-        state, nonces = self._view(), dict[bytes, int]()
-        count = 0
-        for _, transaction in self._decodable(request.txs):
-            nonce = nonces.get(transaction.sender)
-            if nonce is None:
-                nonce, _ = read_account(state, transaction.sender)
-            gas_left -= transaction.gas_limit
-            if transaction.nonce != nonce or gas_left < 0:
-                return ProcessProposalResponse(accept=False)
-            nonces[transaction.sender] = nonce + 1
-            count += 1
-        fits = count == len(request.txs) and total_bytes(request.txs) <= self.genesis.block_max_bytes
-        return ProcessProposalResponse(accept=fits)
+        proposal = self._proposal(self.genesis.block_max_bytes)
+        taken = [proposal.take(raw, transaction) for raw, transaction in self._decodable(request.txs)]
+        return ProcessProposalResponse(accept=len(taken) == len(request.txs) and all(taken))
+
+    def _proposal(self, max_bytes: int) -> "_Proposal":
+        view = self._view()
+        machine = self._machine(view, Block(self.store.committed.height + 1, self.genesis.time_ms))
+        return _Proposal(machine, max_bytes, self.genesis.block_gas_limit)
 
     def _decodable(self, txs: Sequence[bytes]) -> Iterator[tuple[bytes, Transaction]]:
         for raw in txs:
