@@ -14,7 +14,7 @@ import msgspec
 
 from avow.nodes.jobs import Signed
 from avow.nodes.splice import head, octets, text
-from avow.receipt.encoding import encode_trusted
+from avow.receipt.encoding import Value, encode_trusted
 from avow.receipt.receipt import VERSION
 from avow.receipt.statement import Method
 
@@ -26,11 +26,13 @@ _NAMES = {
     for name in (
         "amount",
         "attestation",
+        "bond",
         "columns",
         "effective",
         "ended_ms",
         "endpoint",
         "evidence",
+        "header",
         "method",
         "number",
         "opening",
@@ -65,6 +67,7 @@ class _Shared(msgspec.Struct, array_like=True, frozen=True, forbid_unknown_field
     standing: bytes
     attestation: bytes | None
     registration_block: bytes | None
+    bond: bytes = b""
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,10 +98,12 @@ class Backing:
         standing: bytes,
         attestation: bytes | None = None,
         registration_block: bytes | None = None,
+        bond: bytes = b"",
     ) -> Self:
-        """`standing` is CBOR of the standing's map, empty when there is none."""
-        shared = _Shared(method, signing_key, standing, attestation, registration_block)
-        before = [_NAMES["method"], _METHOD_TEXTS[method]]
+        """`standing` and `bond` are CBOR of their maps, empty when there is none."""
+        shared = _Shared(method, signing_key, standing, attestation, registration_block, bond)
+        before = [_NAMES["bond"], bond] if bond else []
+        before += [_NAMES["method"], _METHOD_TEXTS[method]]
         if standing:
             before += [_NAMES["standing"], standing]
         after = []
@@ -108,7 +113,7 @@ class Backing:
         block = b""
         if registration_block is not None:
             block = _NAMES["registration_block"] + octets(registration_block)
-        members = 4 + bool(standing) + (attestation is not None) + (registration_block is not None)
+        members = 4 + bool(standing) + bool(bond) + (attestation is not None) + (registration_block is not None)
         stored = msgspec.msgpack.encode(shared)
         return cls(key, method, signing_key, standing, stored, b"".join(before), b"".join(after), block, members)
 
@@ -123,6 +128,7 @@ class Backing:
             standing=shared.standing,
             attestation=shared.attestation,
             registration_block=shared.registration_block,
+            bond=shared.bond,
         )
 
 
@@ -196,14 +202,15 @@ def _columns(packed: bytes) -> bytes:
     )
 
 
-def opening_member(seed: bytes, endpoint: str, effective: bytes) -> bytes:
-    """The opening that travels with an answer: the secret, and what the caller does not know yet."""
+def opening_member(seed: bytes, endpoint: str, effective: bytes, header: bytes = b"") -> bytes:
+    """The opening that travels with an answer: the secret, and what the caller does not know yet. `header`: of a trace."""
     names = _NAMES
     return b"".join(
         (
-            b"\xa3",
+            b"\xa4" if header else b"\xa3",
             names["seed"],
             octets(seed),
+            names["header"] + octets(header) if header else b"",
             names["endpoint"],
             text(endpoint),
             names["effective"],
@@ -218,10 +225,13 @@ def whole_opening(
     effective: bytes,
     request: list[tuple[str, bytes]],
     response: list[tuple[str, bytes]],
+    header: bytes = b"",
 ) -> bytes:
     """The opening with every part."""
+    shown: dict[str, Value] = {"header": header} if header else {}
     return encode_trusted(
         {
+            **shown,
             "seed": seed,
             "endpoint": endpoint,
             "effective": effective,

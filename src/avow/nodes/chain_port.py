@@ -3,6 +3,7 @@
 from typing import Protocol
 
 from avow.nodes.settler import SettlementChain
+from avow.receipt.finality import BondProof
 from avow.receipt.standing import KeyRecord, Standing
 
 
@@ -20,6 +21,10 @@ class NodeChain(SettlementChain, Protocol):
 
     async def standing(self, key: bytes) -> Standing | None:
         """The key's standing under the newest proven block; None while there is none."""
+        ...
+
+    async def backing(self, key: bytes) -> tuple[Standing, BondProof] | None:
+        """The key's standing and its operator's bond under the same header."""
         ...
 
     async def register(

@@ -170,7 +170,7 @@ class Delivery:
             result.signed,
             self._backing,
             requester_signature=job.requester_signature,
-            opening=opening_member(result.seed, job.endpoint, result.effective),
+            opening=opening_member(result.seed, job.endpoint, result.effective, result.header),
         )
 
     def _answer(self, result: Result, receipt: bytes) -> bytes:

@@ -2,7 +2,8 @@
 
 Rules:
 1. A key answers once the chain has it active and its standing is here. It stops when the chain says otherwise.
-2. Standing is renewed every STANDING_S; each renewal is a backing of its own for the receipts that follow.
+2. Standing is renewed every STANDING_S, for optimistic with the proof of the bond; each renewal is a backing of its own for the receipts
+   that follow.
 3. An attestation is renewed when a third of its time is left. A node that finds its enclave's key registered already (it was
    restarted, the enclave was not) renews at once: the earlier document went with the process.
 4. Keys of earlier boots settle what they signed and are then retired.
@@ -21,8 +22,8 @@ from avow.nodes.outbox import Outbox
 from avow.nodes.outbox_rows import StoredKey
 from avow.nodes.settler import Settler
 from avow.receipt.encoding import encode_trusted
-from avow.receipt.standing import KeyState
-from avow.receipt.statement import key_id
+from avow.receipt.standing import KeyState, Standing
+from avow.receipt.statement import Method, key_id
 
 log = logging.getLogger(__name__)
 
@@ -93,9 +94,10 @@ class Keyring:
 
     async def refresh(self, key: NodeKey) -> None:
         """Rules 1 and 2."""
-        standing = await self._chain.standing(key.stored.key)
-        if standing is None:
+        found = await self._backing(key)
+        if found is None:
             return
+        standing, bond = found
         record = standing.check_membership(key.stored.key)
         if record.state is KeyState.REGISTERED:
             await self._chain.activate(key.stored.key)
@@ -107,6 +109,7 @@ class Keyring:
             standing=encode_trusted(standing.to_value()),
             attestation=key.attestation,
             registration_block=key.registration_block,
+            bond=bond,
         )
         key.backing_number = await self._outbox.add_backing(backing.digest, backing.stored)
         key.backing = backing
@@ -116,6 +119,14 @@ class Keyring:
         if key.ready and not ready:
             log.warning("key %s is %s: it answers no more", key.stored.key.hex(), record.state.name.lower())
         key.ready = ready
+
+    async def _backing(self, key: NodeKey) -> tuple[Standing, bytes] | None:
+        """The key's standing; of an optimistic one with the proof of the operator's bond, CBOR, under the same header."""
+        if key.method != Method.OPTIMISTIC:
+            standing = await self._chain.standing(key.stored.key)
+            return None if standing is None else (standing, b"")
+        backing = await self._chain.backing(key.stored.key)
+        return None if backing is None else (backing[0], encode_trusted(backing[1].to_value()))
 
     async def keep(self, key: NodeKey, prove: Prove) -> None:
         """Rules 2 and 3, until cancelled."""

@@ -331,7 +331,7 @@ class Node:
 
     async def _receipt(self, args: bytes) -> bytes:
         identity, secret = wire.decode(args, tuple[Hash32, Hash32 | None])
-        return self.receipts.build(identity, secret)
+        return self.receipts.build(identity, secret, await self._finality(identity))
 
     async def _wait_settled(self, args: bytes) -> bytes:
         identity, timeout_ms = wire.decode(args, tuple[Hash32, int])
@@ -341,7 +341,11 @@ class Node:
                 await self.settler.wait(row.key_number, row.number)
         except TimeoutError:
             raise NotSettled("the receipt is not settled yet", id=identity.hex()) from None
-        return self.receipts.build(identity, None)
+        return self.receipts.build(identity, None, await self._finality(identity))
+
+    async def _finality(self, identity: bytes) -> bytes:
+        """What the chain shows of an optimistic statement's batch now, for as long as it can be challenged."""
+        return b"" if self.upkeep is None else await self.upkeep.finality_now(self.receipts.find(identity))
 
 
 class _Pending:

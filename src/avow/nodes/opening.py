@@ -21,13 +21,14 @@ _NONCE_LENGTH = 12
 
 
 class Opening(msgspec.Struct, array_like=True, frozen=True, forbid_unknown_fields=True):
-    """Everything under the three commitments. `stream` is the last part of a streamed response, else empty."""
+    """Everything under the three commitments. `stream` is the last part of a streamed response, else empty; `header` that of a trace."""
 
     endpoint: str
     request: bytes
     effective: bytes
     response: bytes
     stream: bytes = b""
+    header: bytes = b""
 
     def request_parts(self) -> list[Part]:
         return request_parts(self.endpoint, self.request)

@@ -22,7 +22,7 @@ from avow.nodes.headers import HeaderTrust
 from avow.nodes.settler import Refusal
 from avow.nodes.upkeep import Demanded
 from avow.receipt.encoding import decode
-from avow.receipt.finality import FinalityProof
+from avow.receipt.finality import BondProof, FinalityProof
 from avow.receipt.headers import SignedBlock
 from avow.receipt.standing import KeyRecord, KeyState, Standing
 
@@ -144,6 +144,12 @@ class OperatorChain:
             await self._follow(found.block)
         return found
 
+    async def backing(self, key: bytes) -> tuple[Standing, BondProof] | None:
+        found = await self._client.backing(key)
+        if found is not None:
+            await self._follow(found[0].block)
+        return found
+
     async def register(
         self, method: int, signing_key: bytes, transport_key: bytes, block_hash: bytes, attestation: bytes
     ) -> None:
@@ -177,7 +183,10 @@ class OperatorChain:
         await self._client.transact(optimistic.ADDRESS, "finalise", key, first)
 
     async def finality(self, key: bytes, number: int) -> FinalityProof | None:
-        return await self._client.finality(key, number)
+        found = await self._client.finality(key, number)
+        if found is not None:
+            await self._follow(found.block)
+        return found
 
     async def demands(self, key: bytes, from_height: int) -> list[Demanded]:
         logs = await self._client.logs(optimistic.ADDRESS, "Demanded", from_height, indexed=(key,))

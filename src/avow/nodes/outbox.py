@@ -27,6 +27,7 @@ from typing import Any, TypeVar
 from avow.nodes.batches import ended_ms
 from avow.nodes.errors import OutboxUnwritable
 from avow.nodes.outbox_rows import SCHEMA, Entry, StoredBatch, StoredKey, StoredStatement
+from avow.receipt.statement import Method
 
 log = logging.getLogger(__name__)
 
@@ -55,6 +56,11 @@ class _Task:
 _STATEMENT = (
     "select key_number, number, id, columns, private, previous_head, signature, requester_signature, authorisation,"
     " backing, opening, void from statements "
+)
+_DROP_OPENINGS = (
+    "delete from openings where opening in (select opening from openings where created_ms < ? and opening not in"
+    " (select opening from statements join traced using (key_number, number) where opening is not null)"
+    " order by opening limit 256)"
 )
 _BATCH = "select key_number, first, count, transaction_hash, transaction_bytes, leaves, proof, finality from batches "
 
@@ -210,16 +216,12 @@ class Outbox:
         await self.write(work)
 
     async def drop_openings(self, before_ms: int) -> int:
-        """Delete the openings that are older; how many there were."""
+        """Delete the openings that are older, but for those that watchers may still need; how many there were."""
         dropped = 0
         while True:
 
             def work(connection: sqlite3.Connection) -> int:
-                return connection.execute(
-                    "delete from openings where opening in (select opening from openings order by opening limit 256)"
-                    " and created_ms < ?",
-                    (before_ms,),
-                ).rowcount
+                return connection.execute(_DROP_OPENINGS, (before_ms,)).rowcount
 
             deleted = await self.write(work)
             dropped += deleted
@@ -426,9 +428,11 @@ class Outbox:
 
 
 def _drop_oldest(key_number: int, before_ms: int, connection: sqlite3.Connection) -> int:
-    """Delete a key's oldest batch if it is settled and that old; how many statements it had."""
+    """Delete a key's oldest batch if it is settled, for optimistic final, and that old; how many statements it had."""
     row = connection.execute(
-        "select first, count, proof is null from batches where key_number = ? order by first limit 1", (key_number,)
+        "select first, count, proof is null or (finality is null and method = ?) from batches join keys using (key_number)"
+        " where key_number = ? order by first limit 1",
+        (Method.OPTIMISTIC, key_number),
     ).fetchone()
     if row is None or row[2]:
         return 0

@@ -31,12 +31,17 @@ class Receipts:
             raise ReceiptNotFound("no receipt has this id", id=statement_id.hex())
         return row
 
-    def build(self, statement_id: bytes, secret: bytes | None) -> bytes:
-        """The receipt's CBOR: redacted without a secret. Raises ReceiptNotFound, or OpeningGone for a wrong or late secret."""
+    def build(self, statement_id: bytes, secret: bytes | None, finality: bytes = b"") -> bytes:
+        """The receipt's CBOR: redacted without a secret. Raises ReceiptNotFound, or OpeningGone for a wrong or late secret.
+
+        `finality`: CBOR of the batch's finality as the chain shows it now, for as long as the outbox has none.
+        """
         row = self.find(statement_id)
         opening = b"" if secret is None else self._opening(row, secret)
         batch = self._outbox.batch_of(row.key_number, row.number)
-        settlement = b"" if batch is None or batch.proof is None else self._settlement(row, batch, batch.proof)
+        settlement = (
+            b"" if batch is None or batch.proof is None else self._settlement(row, batch, batch.proof, finality)
+        )
         signed = Signed(
             row.number, row.id, row.columns, row.private, row.previous_head, row.previous_head, row.signature
         )
@@ -60,10 +65,15 @@ class Receipts:
         request = Private.from_value(decode(row.private)).request
         opening = unseal(sealed, secret, request)
         return whole_opening(
-            secret, opening.endpoint, opening.effective, opening.request_parts(), opening.response_parts()
+            secret,
+            opening.endpoint,
+            opening.effective,
+            opening.request_parts(),
+            opening.response_parts(),
+            opening.header,
         )
 
-    def _settlement(self, row: StoredStatement, batch: StoredBatch, proof: bytes) -> bytes:
+    def _settlement(self, row: StoredStatement, batch: StoredBatch, proof: bytes, finality: bytes) -> bytes:
         """The statement's own place, added to what its batch has in common."""
         place = (batch.key_number, batch.first)
         tree = self._trees.get(place)
@@ -78,4 +88,7 @@ class Receipts:
         path: list[Value] = list(merkle.path_in(tree, leaf))
         own: dict[str, Value] = {"leaf": leaf, "leaves": batch.count, "leaf_path": path}
         void = batch.leaves[LEAF_BYTES * (leaf + 1) - 1]
+        ended = batch.finality or finality
+        if ended and not void:
+            own["finality"] = decode(ended)
         return encode_trusted({**common, **own, "void": void})

@@ -427,7 +427,7 @@ class Run:
         last = b"" if stream is None else stream.head + stream.chunks.to_bytes(8)
         if last:
             parts.append(("stream", last))
-        opening = Opening(job.endpoint, job.body, prepared.effective_json, body, last)
+        opening = Opening(job.endpoint, job.body, prepared.effective_json, body, last, header)
         return _Outcome(
             header=header,
             body=b"" if job.stream else body,

@@ -10,6 +10,7 @@ Rules:
 
 import asyncio
 import logging
+import time
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Protocol
@@ -22,7 +23,7 @@ from avow.nodes.chain_client import OptimisticRules
 from avow.nodes.errors import BondExhausted
 from avow.nodes.openings import Openings
 from avow.nodes.outbox import Outbox
-from avow.nodes.outbox_rows import StoredBatch, StoredKey
+from avow.nodes.outbox_rows import StoredBatch, StoredKey, StoredStatement
 from avow.nodes.receipts import Receipts
 from avow.nodes.run import Loaded
 from avow.receipt.encoding import encode_trusted
@@ -32,7 +33,9 @@ from avow.receipt.statement import Columns, Method
 log = logging.getLogger(__name__)
 
 POLL_S = 0.5
+FRESH_S = 1.0
 _MAX_BACKLOG = 100_000
+_KEPT_PROOFS = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +85,7 @@ class Upkeep:
         self._delivered = 0
         self._heights: dict[bytes, int] = {}
         self._answering: set[asyncio.Task[None]] = set()
+        self._shown: dict[tuple[int, int], tuple[float, bytes]] = {}
 
     @property
     def appointed(self) -> Collection[bytes]:
@@ -144,6 +148,29 @@ class Upkeep:
 
     def _keys(self) -> list[StoredKey]:
         return [key for key in self._outbox.all_keys() if key.method == Method.OPTIMISTIC]
+
+    async def finality_now(self, row: StoredStatement) -> bytes:
+        """CBOR of the proof of a statement's batch as the chain shows it, asked anew after FRESH_S; empty where there is none.
+
+        The outbox has the proof of a batch that is final.
+        """
+        key = next((key for key in self._keys() if key.key_number == row.key_number), None)
+        batch = None if key is None else self._outbox.batch_of(row.key_number, row.number)
+        if key is None or batch is None or batch.proof is None or batch.finality is not None:
+            return b""
+        place, now = (batch.key_number, batch.first), time.monotonic()
+        asked, shown = self._shown.get(place, (0.0, b""))
+        if not shown or now - asked > FRESH_S:
+            try:
+                found = await self._chain.finality(key.key, batch.first)
+            except AvowError as error:
+                log.warning("the finality of a receipt is not shown: %s", error.detail)
+                return b""
+            shown = b"" if found is None else encode_trusted(found.to_value())
+            self._shown[place] = (now, shown)
+            while len(self._shown) > _KEPT_PROOFS:
+                del self._shown[next(iter(self._shown))]
+        return shown
 
     # --- Rule 2 -----------------------------------------------------------------------------------------------------
 

@@ -31,25 +31,8 @@ create index if not exists cases_by_state on cases (state, deadline);
 create table if not exists answers (
   statement blob not null, demand blob not null, given blob not null, primary key (statement, demand)) without rowid;
 """
-_COLUMNS = ", ".join(
-    (
-        "statement",
-        "key",
-        "first",
-        "height",
-        "located",
-        "deadline",
-        "state",
-        "detail",
-        "since_ms",
-        "changed_ms",
-        "demand",
-        "demand_id",
-        "private",
-        "evidence",
-        "salt",
-    )
-)
+_PLACE = "statement, key, first, height, located, deadline"
+_COLUMNS = f"{_PLACE}, state, detail, since_ms, changed_ms, demand, demand_id, private, evidence, salt"
 
 
 @dataclass(frozen=True, slots=True)
