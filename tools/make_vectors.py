@@ -1,6 +1,6 @@
 """Write tests/vectors/: receipts, valid and not, each with the verdict and the checks that refuse it; encodings; commitments; streams.
 
-Run it only when a new version of the format is made: what is published is frozen.
+What is published is frozen: a receipt that is there already, by its name, stays as it is, and only new names are added.
 """
 
 import json
@@ -14,8 +14,10 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 from avow.methods import checks  # noqa: E402
+from avow.receipt.audience import Audience, AudienceKind  # noqa: E402
 from avow.receipt.commitment import commit, request_parts, response_parts  # noqa: E402
 from avow.receipt.encoding import base64url, encode, to_json  # noqa: E402
+from avow.receipt.finality import BatchState, BondRecord, FinalityProof  # noqa: E402
 from avow.receipt.receipt import Receipt  # noqa: E402
 from avow.receipt.standing import KeyState  # noqa: E402
 from avow.receipt.statement import Method  # noqa: E402
@@ -103,6 +105,7 @@ def receipts() -> Iterator[tuple[str, Receipt, TrustPolicy | None, Question]]:
             network.set_record(method, replace(network.keys[method].record, **change))
             shown = replace(plain, evidence=replace(plain.evidence, standing=network.standing(method)))
             yield f"{label} {name}", shown, trust, replace(ask, now_ms=network.now_ms)
+    yield from optimistic_receipts()
     network = Simulator("vectors stream")
     body = network.chat_body("stream it", stream=True)
     streamed = network.stream(body)
@@ -110,6 +113,67 @@ def receipts() -> Iterator[tuple[str, Receipt, TrustPolicy | None, Question]]:
     assert stream is not None
     parts = stream_parts([event.data for event in streamed.events], stream.head)
     yield "a stream", streamed.receipt.opened(body, parts), network.trust(), Question(network.now_ms)
+
+
+def optimistic_receipts() -> Iterator[tuple[str, Receipt, TrustPolicy | None, Question]]:
+    network = Simulator("vectors optimistic", validators=4)
+    network.register(Method.OPTIMISTIC)
+    body = network.chat_body("What is the capital of France?")
+    response, plain = network.answer(CHAT, body, Method.OPTIMISTIC, nonce=b"vector nonce")
+    keys = (bytes(19) + b"\1", bytes(19) + b"\2")
+    _, other = network.answer(
+        CHAT, network.chat_body("other"), Method.OPTIMISTIC, audience=Audience(AudienceKind.WATCHERS, keys)
+    )
+    [settled, second] = network.settle([plain, other])
+    _, later = network.answer(CHAT, network.chat_body("later"), Method.OPTIMISTIC)
+    [later] = network.settle([later])
+    open_still = network.finality(settled.opened(body, response))
+    final = network.finality(open_still, state=BatchState.FINAL)
+    trust, ask = network.trust(), Question(network.now_ms)
+    assert final.settlement is not None
+    assert final.opening is not None
+    assert plain.evidence.bond is not None
+    yield "optimistic not settled", plain, trust, ask
+    yield "optimistic settled, finality not shown", settled, trust, ask
+    yield "optimistic open", open_still, trust, ask
+    yield "optimistic final and opened", final, trust, ask
+    yield "optimistic redacted", final.redacted(), trust, ask
+    yield "optimistic without a policy", final, None, ask
+    yield "optimistic overturned", network.finality(final, overturned=(0,)), trust, replace(ask, now_ms=network.now_ms)
+    shown = network.finality(second, state=BatchState.FINAL, overturned=(0,))
+    yield "optimistic, another statement of a batch overturned", shown, trust, replace(ask, now_ms=network.now_ms)
+    wrong = network.finality(later, state=BatchState.FINAL).settlement
+    assert wrong is not None
+    ask = replace(ask, now_ms=network.now_ms)
+    yield "optimistic with another batch's record", _finality(final, wrong.finality), trust, ask
+    proof = final.settlement.finality
+    assert proof is not None
+    forged = open_still.settlement.finality if open_still.settlement is not None else None
+    assert forged is not None
+    yield "optimistic with a forged record", _finality(final, replace(forged, record=proof.record)), trust, ask
+    opening = replace(final.opening, header=final.opening.header + b"\0") if final.opening.header else final.opening
+    yield "optimistic with another trace", replace(final, opening=opening), trust, ask
+    yield "optimistic with another trace in the columns", _columns(final, trace=bytes(32)), trust, ask
+    bond = replace(plain.evidence.bond, record=BondRecord(10**30).to_bytes())
+    yield "optimistic with a forged bond", replace(plain, evidence=replace(plain.evidence, bond=bond)), trust, ask
+    yield "optimistic without a proof of bond", replace(plain, evidence=replace(plain.evidence, bond=None)), trust, ask
+    dressed = replace(plain.evidence, attestation=b"x")
+    yield "optimistic with an attestation", replace(plain, evidence=dressed), trust, ask
+    for name, audience, terms in (
+        ("anybody", Audience(AudienceKind.PUBLIC), 0),
+        ("the payer alone", Audience(AudienceKind.PAYER), 0),
+        ("the payer alone on chain", Audience(), 1),
+    ):
+        _, receipt = network.answer(CHAT, body, Method.OPTIMISTIC, audience=audience, terms=terms)
+        yield f"optimistic, checked by {name}", receipt, trust, replace(ask, now_ms=network.now_ms)
+    network.set_bond(None)
+    _, receipt = network.answer(CHAT, body, Method.OPTIMISTIC)
+    yield "optimistic without a bond", receipt, trust, replace(ask, now_ms=network.now_ms)
+
+
+def _finality(receipt: Receipt, proof: FinalityProof | None) -> Receipt:
+    assert receipt.settlement is not None
+    return receipt.with_settlement(replace(receipt.settlement, finality=proof))
 
 
 def _columns(receipt: Receipt, **changes: Any) -> Receipt:
@@ -219,10 +283,17 @@ def stream_vector() -> dict[str, Any]:
     }
 
 
+def with_published(made: list[dict[str, Any]], path: Path) -> list[dict[str, Any]]:
+    """What was published before, then what is new by its name."""
+    published = json.loads(path.read_text(encoding="utf-8")) if path.exists() else []
+    names = {vector["name"] for vector in published}
+    return [*published, *(vector for vector in made if vector["name"] not in names)]
+
+
 def main() -> None:
     folder = ROOT / "tests" / "vectors"
     made = {
-        "receipts": receipt_vectors(),
+        "receipts": with_published(receipt_vectors(), folder / "receipts.json"),
         "encoding": encoding_vectors(),
         "commitments": commitment_vectors(),
         "stream": stream_vector(),

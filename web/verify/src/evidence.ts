@@ -4,6 +4,7 @@ import { decode, type Value } from "./encoding.js";
 import { mapping, MAX_TIME_MS } from "./fields.js";
 import { resultLeaf, signedBlock, transactionResult, type SignedBlock, type TransactionResult } from "./headers.js";
 import { historyProof, rootFromHistory, rootFromPath, sparseProof, sparseRoot, type HistoryProof, type SparseProof } from "./merkle.js";
+import { bondProof, finalityProof, type BondProof, type FinalityProof } from "./finality.js";
 import { method, METHODS, type Method } from "./statement.js";
 
 const SETTLEMENT_ADDRESS = fromHex("0000000000000000000000000000000000000a04");
@@ -17,7 +18,7 @@ export const VOID_CAUSES = [
   "the answer was never delivered, says the node",
 ];
 
-const appHash = (stateRoot: Bytes, historyRoot: Bytes): Promise<Bytes> => taggedHash("avow/app/1", stateRoot, historyRoot);
+export const appHash = (stateRoot: Bytes, historyRoot: Bytes): Promise<Bytes> => taggedHash("avow/app/1", stateRoot, historyRoot);
 
 /** A node's key as the chain has it. */
 export interface KeyRecord {
@@ -91,10 +92,11 @@ export interface Evidence {
   attestation: Bytes | null;
   registrationBlock: Bytes | null;
   requesterSignature: Bytes | null;
+  bond: BondProof | null;
 }
 
 export function evidence(value: Value): Evidence {
-  const optional = ["standing", "attestation", "registration_block", "requester_signature"];
+  const optional = ["standing", "attestation", "registration_block", "requester_signature", "bond"];
   const item = mapping(value, "evidence", ["method", "signature", "previous_head", "signing_key"], optional);
   return {
     method: method(item.get("method"), "evidence.method"),
@@ -105,6 +107,7 @@ export function evidence(value: Value): Evidence {
     attestation: item.has("attestation") ? item.octets("attestation", 1, 32_768) : null,
     registrationBlock: item.has("registration_block") ? item.octets("registration_block", 32) : null,
     requesterSignature: item.has("requester_signature") ? item.octets("requester_signature", 65) : null,
+    bond: item.has("bond") ? bondProof(item.get("bond")) : null,
   };
 }
 
@@ -120,10 +123,11 @@ export interface Settlement {
   void: number;
   anchor: Anchor;
   block: SignedBlock;
+  finality: FinalityProof | null;
 }
 
 export function settlement(value: Value): Settlement {
-  const item = mapping(value, "settlement", ["height", "leaf", "leaves", "leaf_path", "void", "anchor", "block"]);
+  const item = mapping(value, "settlement", ["height", "leaf", "leaves", "leaf_path", "void", "anchor", "block"], ["finality"]);
   return {
     height: item.integer("height", (1n << 63n) - 2n),
     leaf: item.integer("leaf", 65_536n),
@@ -132,6 +136,7 @@ export function settlement(value: Value): Settlement {
     void: Number(item.integer("void", 5n)),
     anchor: anchor(item.get("anchor")),
     block: signedBlock(item.get("block")),
+    finality: item.has("finality") ? finalityProof(item.get("finality")) : null,
   };
 }
 

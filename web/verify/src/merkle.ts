@@ -58,14 +58,23 @@ export function sparseProof(value: Value): SparseProof {
   return { siblings, other: [other[0]!, other[1]!] };
 }
 
-/** The root under which `key` holds `value`: a proof of membership. */
-export async function sparseRoot(key: Uint8Array, value: Uint8Array, proof: SparseProof): Promise<Bytes> {
-  if (proof.other) throw notIncluded("a proof of membership names another leaf");
-  const { siblings } = proof;
+/** The root under which `key` holds `value`, or holds nothing where `value` is null. */
+export async function sparseRoot(key: Uint8Array, value: Uint8Array | null, proof: SparseProof): Promise<Bytes> {
+  const { siblings, other } = proof;
   const path = await sha256(key);
-  if (siblings.length && equal(siblings[siblings.length - 1]!, EMPTY_SUBTREE)) throw notIncluded("the proof goes on below a subtree that has collapsed");
-  let result = await sha256(LEAF, path, await sha256(value));
   const bits = fromBig(path);
+  let result: Bytes;
+  if (value) {
+    if (other) throw notIncluded("a proof of membership names another leaf");
+    result = await sha256(LEAF, path, await sha256(value));
+  } else if (other) {
+    if (equal(other[0], path)) throw notIncluded("the other leaf is the key's own");
+    if ((fromBig(other[0]) ^ bits) >> BigInt(256 - siblings.length)) throw notIncluded("the other leaf is not on the key's way");
+    result = await sha256(LEAF, other[0], other[1]);
+  } else {
+    result = EMPTY_SUBTREE;
+  }
+  if (siblings.length && equal(siblings[siblings.length - 1]!, EMPTY_SUBTREE)) throw notIncluded("the proof goes on below a subtree that has collapsed");
   for (let depth = siblings.length - 1; depth >= 0; depth -= 1) {
     const right = (bits >> BigInt(255 - depth)) & 1n;
     result = right ? await nodeHash(siblings[depth]!, result) : await nodeHash(result, siblings[depth]!);

@@ -17,6 +17,12 @@ const vanilla: MethodCheck = async ({ evidence }) => {
   return ["skipped", "vanilla has none: a registered node answers with its name"];
 };
 
+/** Optimistic attests nothing: its evidence is a bond and a trace. */
+const optimistic: MethodCheck = async ({ evidence }) => {
+  if (evidence.attestation || evidence.registrationBlock) return ["fail", "an optimistic receipt carries no attestation", "unexpected_attestation"];
+  return ["skipped", "optimistic has none: the run can be checked, and a bond stands behind it"];
+};
+
 const registration = (chainId: string, operator: Bytes, signingKey: Bytes, transportKey: Bytes, block: Bytes): Promise<Bytes> =>
   taggedHash("avow/registration/1", encode([chainId, operator, signingKey, transportKey, block]));
 
@@ -51,4 +57,4 @@ function shownLater(receipt: Receipt): boolean {
   return standing.block.header.timeNs / 1_000_000n > receipt.statement.columns.endedMs;
 }
 
-export const METHOD_CHECKS: Partial<Record<Method, MethodCheck>> = { vanilla, tee };
+export const METHOD_CHECKS: Partial<Record<Method, MethodCheck>> = { vanilla, optimistic, tee };

@@ -15,6 +15,8 @@ export interface Opening {
   effective: Bytes;
   request: Part[] | null;
   response: Part[] | null;
+  /** The trace's header, of optimistic statements only. */
+  header: Bytes | null;
 }
 
 export interface Receipt {
@@ -35,13 +37,14 @@ function parts(value: Value, field: string): Part[] {
 }
 
 function opening(value: Value): Opening {
-  const item = mapping(value, "opening", ["seed", "endpoint", "effective"], ["request", "response"]);
+  const item = mapping(value, "opening", ["seed", "endpoint", "effective"], ["request", "response", "header"]);
   return {
     seed: item.octets("seed", 32),
     endpoint: item.text("endpoint", 256),
     effective: item.octets("effective", 0, 1 << 20),
     request: item.has("request") ? parts(item.get("request"), "request") : null,
     response: item.has("response") ? parts(item.get("response"), "response") : null,
+    header: item.has("header") ? item.octets("header", 1, 8_192) : null,
   };
 }
 

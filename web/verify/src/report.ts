@@ -14,6 +14,11 @@ const VERDICT = {
   standing: [P, W, F, U],
   attestation: [P, W, F, P],
   method: [P, W, F, U],
+  trace: [P, W, F, P],
+  audience: [P, W, F, P],
+  bond: [P, W, F, W],
+  processing: [P, W, F, P],
+  recomputed: [P, W, F, P],
   program: [P, W, F, P],
   engine: [P, W, F, P],
   request: [P, W, F, P],
@@ -24,10 +29,13 @@ const VERDICT = {
   requester: [P, W, F, P],
   payment: [P, W, F, P],
   settlement: [P, W, F, W],
+  finality: [P, W, F, W],
   required: [P, W, F, P],
 } as const satisfies Record<string, readonly [Verdict, Verdict, Verdict, Verdict]>;
 
 export type CheckName = keyof typeof VERDICT;
+/** Of statements of the method optimistic only. */
+export const OPTIMISTIC_CHECKS = ["trace", "audience", "bond", "processing", "recomputed", "finality"] as const satisfies readonly CheckName[];
 export const CHECKS = Object.keys(VERDICT) as CheckName[];
 
 export interface Check {

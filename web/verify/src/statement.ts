@@ -1,7 +1,7 @@
 /** The statement: public columns, private part, their hashes, and the signature (docs/receipt.md §3). */
-import { AvowError, big, concat, equal, fromBig, fromHex, taggedHash, type Bytes } from "./bytes.js";
+import { AvowError, big, concat, equal, fromBig, fromHex, hex, taggedHash, type Bytes } from "./bytes.js";
 import { encode, type Value } from "./encoding.js";
-import { mapping, MAX_TIME_MS, text, version } from "./fields.js";
+import { mapping, MAX_TIME_MS, octets, text, version } from "./fields.js";
 
 export const METHODS = ["vanilla", "optimistic", "tee", "zkml"] as const;
 export type Method = (typeof METHODS)[number];
@@ -22,12 +22,24 @@ export interface Columns {
   amount: bigint;
   priceVersion: bigint;
   endedMs: bigint;
+  /** Of optimistic statements only; else empty and 0. */
+  trace: Bytes;
+  terms: bigint;
 }
 
+/** Bit 0 of the terms: on chain nobody but the payer may open anything of the run. */
+export const TERMS_PAYER_OPENS = 1n;
+const COLUMNS = ["number", "program", "payer", "method", "units", "amount", "price_version", "ended_ms"];
+
 function columns(value: Value): Columns {
-  const item = mapping(value, "columns", ["number", "program", "payer", "method", "units", "amount", "price_version", "ended_ms"]);
+  const any = mapping(value, "columns", COLUMNS, ["trace", "terms"]);
+  const known = method(any.get("method"), "method");
+  const optimistic = known === "optimistic";
+  const item = mapping(value, "columns", optimistic ? [...COLUMNS, "trace", "terms"] : COLUMNS);
   return {
-    method: method(item.get("method"), "method"),
+    method: known,
+    trace: optimistic ? item.octets("trace", 32) : new Uint8Array(),
+    terms: optimistic ? item.integer("terms", 1n) : 0n,
     number: item.integer("number"),
     program: item.octets("program", 32),
     payer: item.octets("payer", 20),
@@ -48,6 +60,7 @@ const packed = (columns: Columns): Bytes =>
     big(columns.amount, 16),
     big(columns.priceVersion, 4),
     big(columns.endedMs, 8),
+    ...(columns.method === "optimistic" ? [columns.trace, big(columns.terms, 1)] : []),
   );
 
 export interface Private {
@@ -65,6 +78,25 @@ export interface Private {
   usage: [string, bigint][];
   stream: { head: Bytes; chunks: bigint } | null;
   complete: boolean;
+  /** Who may check an optimistic statement by running its program again. */
+  audience: Audience | null;
+}
+
+export interface Audience {
+  kind: "public" | "payer" | "watchers";
+  keys: Bytes[];
+}
+
+function audience(value: Value): Audience {
+  const item = mapping(value, "audience", ["kind", "keys"]);
+  const kind = item.text("kind", 16);
+  if (kind !== "public" && kind !== "payer" && kind !== "watchers") throw new AvowError("bad_field", "unknown audience");
+  const keys = item.array("keys", 16).map((key) => octets(key, "audience.keys", 20));
+  if (keys.some((key, at) => at > 0 && hex(keys[at - 1]!) >= hex(key))) {
+    throw new AvowError("bad_field", "the audience's keys are not in order, or one is there twice");
+  }
+  if (keys.length && kind !== "watchers") throw new AvowError("bad_field", "only an audience of watchers names keys");
+  return { kind, keys };
 }
 
 const PRIVATE = [
@@ -73,7 +105,7 @@ const PRIVATE = [
 ]; // prettier-ignore
 
 function privatePart(value: Value): Private {
-  const item = mapping(value, "private", PRIVATE);
+  const item = mapping(value, "private", PRIVATE, ["audience"]);
   version(item.get("version"), "statement", 1n);
   const engine = mapping(item.get("engine"), "engine", ["name", "version", "runtime"]);
   const usage = item.get("usage");
@@ -97,6 +129,7 @@ function privatePart(value: Value): Private {
     usage: [...usage.keys()].map((name) => [name, counts.integer(name)]),
     stream: streamEnd(item.get("stream")),
     complete: item.boolean("complete"),
+    audience: item.has("audience") ? audience(item.get("audience")) : null,
   };
 }
 
@@ -116,6 +149,9 @@ export interface Statement {
 export async function statement(value: Value): Promise<Statement> {
   const item = mapping(value, "statement", ["columns", "private"]);
   const shown = { columns: columns(item.get("columns")), private: privatePart(item.get("private")) };
+  if ((shown.columns.method === "optimistic") !== (shown.private.audience !== null)) {
+    throw new AvowError("bad_field", "optimistic statements, and no others, have an audience");
+  }
   const privateHash = await taggedHash("avow/statement-private/1", encode(item.get("private")));
   return { ...shown, hash: await taggedHash("avow/statement/1", packed(shown.columns), privateHash) };
 }

@@ -8,7 +8,8 @@ import { checkMembership, provenRecord, VOID_CAUSES, type KeyRecord } from "./ev
 import { fewestToForge } from "./headers.js";
 import { METHOD_CHECKS, type Finding } from "./methods.js";
 import type { Receipt } from "./receipt.js";
-import { CHECKS, verdictOf, type Check, type CheckName, type Report } from "./report.js";
+import { OPTIMISTIC } from "./optimistic.js";
+import { CHECKS, OPTIMISTIC_CHECKS, verdictOf, type Check, type CheckName, type Report } from "./report.js";
 import { verifyRequester } from "./requester.js";
 import { keyId, METHODS, nextHead, statementPayload, streamPart, verifySignature, type Method } from "./statement.js";
 import { checkAnchor, type TrustPolicy } from "./trust.js";
@@ -16,7 +17,7 @@ import { utf8 } from "./bytes.js";
 
 const FUTURE_MS = 60_000n;
 
-/** What the reader asks of a receipt. `require` names checks, methods, or: settled, opened, complete, fresh, anchored. */
+/** What the reader asks of a receipt. `require` names checks, methods, or: settled, final, opened, complete, fresh, anchored. */
 export interface Question {
   nowMs: number;
   nonce?: Bytes;
@@ -33,6 +34,7 @@ const GUARANTEE: Record<Method, string> = {
 };
 const DEMANDS: Record<string, CheckName[]> = {
   settled: ["settlement"],
+  final: ["settlement", "finality"],
   opened: ["request", "effective", "response"],
   complete: ["stream"],
   fresh: ["freshness"],
@@ -42,7 +44,8 @@ const DEMANDS: Record<string, CheckName[]> = {
 export async function verify(receipt: Receipt, trust: TrustPolicy | null, question: Question): Promise<Report> {
   const checks: Check[] = [];
   const verification = new Verification(receipt, trust, question);
-  for (const name of CHECKS) {
+  const left = receipt.statement.columns.method === "optimistic" ? [] : OPTIMISTIC_CHECKS;
+  for (const name of CHECKS.filter((name) => !left.some((other) => other === name))) {
     const finding = name === "required" ? required(receipt, question.require ?? [], checks) : await guarded(() => verification[name]());
     const [outcome, detail, code] = finding;
     checks.push({ name, outcome, detail: visible(detail), code: code ?? "" });
@@ -63,6 +66,12 @@ async function guarded(check: () => Promise<Finding>): Promise<Finding> {
 const visible = (detail: string): string => detail.replace(/[\p{C}\p{Zl}\p{Zp}]|(?! )\p{Zs}/gu, (character) => `\\u{${character.codePointAt(0)!.toString(16)}}`);
 
 class Verification implements Record<Exclude<CheckName, "required">, () => Promise<Finding>> {
+  trace = () => OPTIMISTIC.trace(this.receipt, this.anchored);
+  audience = () => OPTIMISTIC.audience(this.receipt, this.anchored);
+  bond = () => OPTIMISTIC.bond(this.receipt, this.anchored);
+  processing = () => OPTIMISTIC.processing(this.receipt, this.anchored);
+  recomputed = () => OPTIMISTIC.recomputed(this.receipt, this.anchored);
+  finality = () => OPTIMISTIC.finality(this.receipt, this.anchored);
   private record: KeyRecord | null = null;
   private anchored = false;
   private readonly now: bigint;
@@ -113,7 +122,8 @@ class Verification implements Record<Exclude<CheckName, "required">, () => Promi
 
   async anchor(): Promise<Finding> {
     if (!this.trust) return ["skipped", "no trust policy is pinned"];
-    const blocks = [this.evidence.standing, this.receipt.settlement].flatMap((item) => (item ? [item.block] : []));
+    const { settlement } = this.receipt;
+    const blocks = [this.evidence.standing, settlement, settlement?.finality].flatMap((item) => (item ? [item.block] : []));
     if (!blocks.length) return ["skipped", "the receipt shows no block"];
     try {
       for (const block of blocks) await checkAnchor(this.trust, block, this.now);
@@ -283,7 +293,7 @@ function required(receipt: Receipt, demands: string[], checks: Check[]): Finding
 
 function met(demand: string, receipt: Receipt, outcomes: Map<string, string>): boolean {
   if ((METHODS as readonly string[]).includes(demand)) {
-    return receipt.statement.columns.method === demand && (demand === "vanilla" || outcomes.get("attestation") === "pass");
+    return receipt.statement.columns.method === demand && (["vanilla", "optimistic"].includes(demand) || outcomes.get("attestation") === "pass");
   }
   const names: string[] = DEMANDS[demand] ?? [demand];
   return names.every((name) => outcomes.get(name) === "pass" || (demand === "anchored" && outcomes.get(name) === "warn"));
@@ -295,6 +305,10 @@ function notProven(receipt: Receipt, checks: Check[]): string[] {
   const said: string[] = [];
   if (claim.engine.name === "remote") said.push("that the upstream model is what it says: the node only relayed its answer");
   if (columns.method === "vanilla") said.push("that the node ran the program honestly: it answers for it with its name");
+  if (columns.method === "optimistic") {
+    said.push("that anybody has run the program again: those who may can, and prove a fault to the network");
+    if (outcome("finality") !== "pass") said.push("that it will stand: it is not shown to be final");
+  }
   if (columns.method === "tee" && outcome("attestation") === "warn") said.push("that hardware guarded the run: this enclave is a development process");
   if (outcome("settlement") !== "pass") {
     said.push("that the network has accepted it: it is not shown to be settled");
