@@ -211,15 +211,22 @@ async def serve_chain(config: FullNodeConfig, ready: Callable[[str], None]) -> N
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
+    serving = loop.create_task(_serve(config, ready))
+    asked = loop.create_task(stop.wait())
+    try:
+        await asyncio.wait((serving, asked), return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        asked.cancel()
+        if not serving.done():
+            serving.cancel()  # also while it waits for a first block that others have to make
+    with contextlib.suppress(asyncio.CancelledError):
+        await serving
+
+
+async def _serve(config: FullNodeConfig, ready: Callable[[str], None]) -> None:
     async with running_chain(config) as running:
         ready(running.url)
-        stopped = loop.create_task(running.node.engine.stopped())
-        asked = loop.create_task(stop.wait())
-        done, waiting = await asyncio.wait((stopped, asked), return_when=asyncio.FIRST_COMPLETED)
-        for task in waiting:
-            task.cancel()
-        for task in done:
-            task.result()
+        await running.node.engine.stopped()
 
 
 def _announce(url: str) -> None:
