@@ -31,6 +31,7 @@ PROMPT_TOKENS = 128
 DECODED = 64
 ROUNDS = 5
 SEED = bytes(32)
+SAMPLING = Parameters(temperature_m=20_480, temperature_s=14, seed=1)
 
 
 def text_of(path: str | None) -> str:
@@ -39,71 +40,79 @@ def text_of(path: str | None) -> str:
     return "\n\n".join(topics.topics[name] for name in sorted(topics.topics))
 
 
-def best(work: Callable[[], object], rounds: int = ROUNDS) -> float:
-    """Seconds of the quickest round: the machine is shared, and what is compared are programs."""
-    found = []
-    for _ in range(rounds):
-        started = time.perf_counter()
-        work()
-        found.append(time.perf_counter() - started)
-    return min(found)
+def cpu_s(work: Callable[[], object]) -> float:
+    """CPU seconds of all threads of this process: "one core" on a machine that others use as well."""
+    started = time.process_time()
+    work()
+    return time.process_time() - started
 
 
-def llama_speeds(store: Store, prompt: str) -> tuple[float, float]:
-    """llama.cpp's prefill and decode, tokens a second, by its own clock, on one thread."""
-    engine = load(store.get(catalogue.install(store, catalogue.DEFAULT_CHAT)), slots=1)
-    server = engine._server
-    job = {"prompt": prompt, "n_predict": DECODED, "temperature": 0, "cache_prompt": False, "ignore_eos": True}
-    prefill, decode = 0.0, 0.0
-    for _ in range(ROUNDS):
-        timings = server.handle_completions(dict(job))["timings"]
-        prefill, decode = max(prefill, timings["prompt_per_second"]), max(decode, timings["predicted_per_second"])
-    engine.close()
-    return prefill, decode
+class Exact:
+    """The exact program's two figures, plain or traced."""
+
+    def __init__(self, machine: LanguageMachine, prompt: list[int], short: list[int]) -> None:
+        self.machine = machine
+        self.prompt = prompt
+        self.short = short
+
+    def run(self, tokens: list[int], steps: int, traced: bool) -> float:
+        tracer = BulkTracer(SEED, len(self.machine.program.operators)) if traced else None
+        return cpu_s(lambda: self.machine.run(tokens, SAMPLING, tracer=tracer, steps=steps))
+
+    def prefill(self, traced: bool) -> float:
+        return self.run(self.prompt, len(self.prompt), traced)
+
+    def decode(self, traced: bool) -> float:
+        first = len(self.short)
+        return self.run(self.short, first + DECODED, traced) - self.run(self.short, first, traced)
+
+
+class LlamaCpp:
+    """llama.cpp on the GGUF that the program was compiled from, one thread."""
+
+    def __init__(self, store: Store, prompt: list[int], short: list[int]) -> None:
+        self.engine = load(store.get(catalogue.install(store, catalogue.DEFAULT_CHAT)), slots=1)
+        self.prompt = prompt
+        self.short = short
+
+    def run(self, tokens: list[int], count: int) -> float:
+        job = {"prompt": tokens, "n_predict": count, "temperature": 0, "cache_prompt": False, "ignore_eos": True}
+        return cpu_s(lambda: self.engine._server.handle_completions(job))
+
+    def prefill(self) -> float:
+        return self.run(self.prompt, 1)
+
+    def decode(self) -> float:
+        return self.run(self.short, 1 + DECODED) - self.run(self.short, 1)
 
 
 def speeds(bench: Benchmark, store: Store, machine: LanguageMachine, tokeniser: Tokeniser, text: str) -> None:
-    tokens = tokeniser.encode(text)[:PROMPT_TOKENS]
-    operators = len(machine.program.operators)
+    prompt = tokeniser.encode(text)[:PROMPT_TOKENS]
     short = chat_tokens(tokeniser, [{"role": "user", "content": "Tell me about the sea."}])
-    parameters = Parameters(temperature_m=20_480, temperature_s=14, seed=1)
-
-    def prefill(traced: bool) -> float:
-        tracer = BulkTracer(SEED, operators) if traced else None
-        return PROMPT_TOKENS / best(lambda: machine.run(tokens, parameters, tracer=tracer, steps=PROMPT_TOKENS))
-
-    def decode(traced: bool) -> float:
-        def run(steps: int) -> float:
-            return best(
-                lambda: machine.run(
-                    short, parameters, tracer=BulkTracer(SEED, operators) if traced else None, steps=steps
-                )
-            )
-
-        return DECODED / (run(len(short) + DECODED) - run(len(short)))
-
-    prefill(False)
-    decode(True)
-    plain, traced = decode(False), decode(True)
-    llama_prefill, llama_decode = llama_speeds(store, tokeniser.text(tokens).decode(errors="replace"))
-    whole, whole_traced = prefill(False), prefill(True)
-    bench.add(
-        "decode",
-        plain,
-        "tokens/s",
-        bar=50,
-        lower=False,
-        peer=f"llama.cpp Q4_1: {llama_decode:.0f}",
-        ratio=plain / llama_decode,
-    )
-    bench.add(
-        f"prefill of {PROMPT_TOKENS} tokens", whole, "tokens/s", bar=120, lower=False,
-        peer=f"llama.cpp Q4_1: {llama_prefill:.0f}", ratio=whole / llama_prefill,
-    )  # fmt: skip
-    bench.add("decode, traced", traced, "tokens/s", peer="decode", ratio=traced / plain)
-    bench.add("what a trace adds to decode", 100 * (plain / traced - 1), "%", bar=30)
-    bench.add("prefill, traced", whole_traced, "tokens/s", peer="prefill", ratio=whole_traced / whole)
-    bench.add("what a trace adds to prefill", 100 * (whole / whole_traced - 1), "%")
+    exact, peer = Exact(machine, prompt, short), LlamaCpp(store, prompt, short)
+    works: dict[str, Callable[[], float]] = {
+        "decode": lambda: exact.decode(False),
+        "decode traced": lambda: exact.decode(True),
+        "decode peer": peer.decode,
+        "prefill": lambda: exact.prefill(False),
+        "prefill traced": lambda: exact.prefill(True),
+        "prefill peer": peer.prefill,
+    }
+    for work in works.values():
+        work()
+    # In turns, the quickest of each: programs are compared, not their neighbours on the machine.
+    rounds = [[work() for work in works.values()] for _ in range(ROUNDS)]
+    seconds = {name: min(found) for name, found in zip(works, zip(*rounds, strict=True), strict=True)}
+    peer.engine.close()
+    for name, tokens, bar in (("decode", DECODED, 50), ("prefill", PROMPT_TOKENS, 120)):
+        speed, traced, other = (tokens / seconds[f"{name}{what}"] for what in ("", " traced", " peer"))
+        about = name if name == "decode" else f"{name} of {tokens} tokens"
+        unit = "tokens/CPU s"
+        bench.add(about, speed, unit, bar=bar, lower=False, peer=f"llama.cpp, Q4_1: {other:.0f}", ratio=speed / other)
+        bench.add(f"{about}, traced", traced, unit, peer=name, ratio=traced / speed)
+        bench.add(f"what a trace adds to {name}", 100 * (speed / traced - 1), "%", bar=30 if name == "decode" else None)
+    plain, traced = (seconds[f"prefill{what}"] + seconds[f"decode{what}"] for what in ("", " traced"))
+    bench.add(f"what a trace adds to {PROMPT_TOKENS} tokens in, {DECODED} out", 100 * (traced / plain - 1), "%", bar=30)
 
 
 def quality(
