@@ -12,7 +12,7 @@ from avow.receipt.partial import PartialReceipt, verify_partial
 from avow.receipt.receipt import Receipt, load_value
 from avow.receipt.report import Report
 from avow.receipt.trust import MAX_POLICY, TrustPolicy
-from avow.receipt.verify import DEMANDS, Question
+from avow.receipt.verify import DEMANDS, Question, Recomputation
 
 AnyReceipt = Receipt | PartialReceipt
 
@@ -37,6 +37,7 @@ def verify(
     response: bytes | Sequence[Part] | None = None,
     nonce: bytes | None = None,
     require: Iterable[str] = (),
+    recomputation: Recomputation | None = None,
 ) -> Report:
     """All checks of a receipt under the reader's trust. What is wrong with the receipt is in the report, never raised.
 
@@ -47,6 +48,7 @@ def verify(
     response  the response's body without its member `avow`, or a stream's parts
     nonce     the nonce that was sent
     require   demands that turn into failures when they are not met: "settled", "tee", "opened", any check's name, …
+    recomputation  what another run of the program gave (avow.recomputation), for an optimistic receipt
     """
     if isinstance(receipt, bytes):
         receipt = load_receipt(receipt)
@@ -58,7 +60,9 @@ def verify(
     moment = time.time_ns() // 1_000_000 if now_ms is None else now_ms
     if isinstance(receipt, PartialReceipt):
         return verify_partial(receipt, policy, now_ms=moment, request=request, require=demands)
-    question = Question(moment, request=request, response=response, nonce=nonce, require=demands)
+    question = Question(
+        moment, request=request, response=response, nonce=nonce, require=demands, recomputation=recomputation
+    )
     return checks.verify(receipt, policy, question)
 
 

@@ -11,6 +11,7 @@ from avow.errors import InputError, TooLarge
 from avow.receipt.encoding import from_base64url
 from avow.receipt.receipt import MAX_RECEIPT
 from avow.receipt.trust import TrustPolicy
+from avow.receipt.verify import Recomputation
 from avow.verification import AnyReceipt, load_receipt
 from avow.verification import verify as verify_receipt
 
@@ -50,6 +51,11 @@ def read_file(path: Path, limit: int = LIMIT) -> bytes:
 @click.option("--response", type=_FILE, help="The response's body; compared with its commitment.")
 @click.option("--nonce", metavar="BASE64URL", help="The nonce that was sent.")
 @click.option(
+    "--recompute",
+    is_flag=True,
+    help="Run an optimistic answer's program again, from the local store, and compare bit for bit.",
+)
+@click.option(
     "--at", "at_ms", type=int, metavar="MS", help="Judge as of this time, in milliseconds since 1970, instead of now."
 )
 @common
@@ -60,6 +66,7 @@ def verify(
     request: Path | None,
     response: Path | None,
     nonce: str | None,
+    recompute: bool,
     at_ms: int | None,
     home: Path | None,
     as_json: bool,
@@ -70,14 +77,16 @@ def verify(
     """
     receipt = load_receipt(read_file(file))
     policy = _policy(receipt, trust, home)
+    body = None if request is None else read_file(request)
     report = verify_receipt(
         receipt,
         policy,
         now_ms=at_ms,
-        request=None if request is None else read_file(request),
+        request=body,
         response=None if response is None else read_file(response),
         nonce=None if nonce is None else from_base64url(nonce, max_bytes=64),
         require=_demands(require),
+        recomputation=_recomputation(receipt, body, home) if recompute else None,
     )
     if as_json:
         put_json(report.as_json())
@@ -88,6 +97,17 @@ def verify(
                 "hint: no trust policy is pinned for this chain; give one with --trust, or `avow trust pin` the network"
             )
     return OK if report.ok else FAILED
+
+
+def _recomputation(receipt: AnyReceipt, request: bytes | None, home: Path | None) -> Recomputation:
+    """The run of one's own. Raises InputError where it cannot be."""
+    from avow.models.store import Store
+    from avow.receipt.receipt import Receipt
+    from avow.recomputation import recompute
+
+    if not isinstance(receipt, Receipt):
+        raise InputError("a stream that broke off has no statement whose run could be repeated")
+    return recompute(receipt, Store(resolve_home(home)), request)
 
 
 def _demands(require: tuple[str, ...]) -> tuple[str, ...]:
