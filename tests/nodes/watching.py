@@ -18,10 +18,14 @@ async def watcher_of(network, *, key=None, home=None, rate_ppm=1_000_000, gatewa
     async with contextlib.AsyncExitStack() as stack:
         client = await stack.enter_async_context(ChainClient(network.url, key or network.watcher))
         chain_id = (await client.network()).chain_id
-        asked = await stack.enter_async_context(Gateways(gateways or [network.gateway], key or network.watcher, chain_id))
+        asked = await stack.enter_async_context(
+            Gateways(gateways or [network.gateway], key or network.watcher, chain_id)
+        )
         programs = Programs(home)
         stack.callback(programs.close)
         kept = stack.enter_context(Journal(journal or home / "watcher" / "journal.db", chain_id))
-        made = watcher(Settlements(client, chain_id), asked, programs, kept, rate_ppm=rate_ppm, on_change=changes.append)
+        made = watcher(
+            Settlements(client, chain_id), asked, programs, kept, rate_ppm=rate_ppm, on_change=changes.append
+        )
         made.journal, made.changes, made.client = kept, changes, client
         yield made

@@ -44,6 +44,12 @@ class NotEntitled(AvowError):
     http_status = 403
 
 
+class DemandRefused(InputError):
+    """A demand about a trace shows what the trace does not commit to."""
+
+    code = "demand_refused"
+
+
 class BondExhausted(Unavailable):
     """The node's bond does not cover one more open statement."""
 

@@ -12,16 +12,16 @@ Rules:
 import asyncio
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Mapping
 
 import msgspec
 
+from avow.errors import InputError, VerificationError
 from avow.exact import descent, hashing
-from avow.exact.hashing import Header, Salts
-from avow.exact.prover import OwnRun
+from avow.exact.committed import CommittedRun
+from avow.exact.hashing import Header
 from avow.nodes.entitlement import Asker
-from avow.nodes.errors import NotEntitled, NotReady, NotTraced, OpeningGone
+from avow.nodes.errors import DemandRefused, NotEntitled, NotReady, NotTraced, OpeningGone
 from avow.nodes.opening import unseal
 from avow.nodes.outbox import Outbox
 from avow.nodes.outbox_rows import StoredStatement
@@ -52,26 +52,6 @@ encode_shown = msgspec.msgpack.Encoder().encode
 decode_shown = msgspec.msgpack.Decoder(Shown).decode
 
 
-@dataclass(frozen=True, slots=True)
-class Committed:
-    """An honest run, as demands ask about it."""
-
-    encoded: bytes
-    run: OwnRun
-    salts: Salts
-
-    def header(self) -> bytes:
-        return self.encoded
-
-    def leaves(self) -> Sequence[bytes]:
-        return self.run.leaves
-
-    def tensor(self, slot: int) -> tuple[int, Sequence[bytes]]:
-        data = self.run.tensor(slot)
-        chunks = [self.salts.salt(slot, number) + chunk for number, chunk in enumerate(hashing.chunks(data))]
-        return len(data), chunks
-
-
 class Openings:
     """Reads one outbox; `appointed` gives the network's watchers as they are now."""
 
@@ -88,7 +68,7 @@ class Openings:
         self._receipts = receipts
         self._programs = programs
         self._appointed = appointed
-        self._runs: OrderedDict[bytes, Committed] = OrderedDict()
+        self._runs: OrderedDict[bytes, CommittedRun] = OrderedDict()
         self._running = asyncio.Lock()
 
     def show(self, statement_id: bytes, asker: Asker | None) -> Shown:
@@ -97,14 +77,17 @@ class Openings:
         return self._shown(row)
 
     async def answer(self, statement_id: bytes, asker: Asker | None, data: bytes) -> bytes:
-        """The answer to a demand. Raises as `show`, and what a demand that shows nothing committed raises."""
+        """The answer to a demand. Raises as `show`, and EncodingError and its kin, DemandRefused, NotReady."""
         row = self._admit(statement_id, asker)
         return await self.answer_of(row, descent.Demand.parse(data))
 
     async def answer_of(self, row: StoredStatement, demand: descent.Demand) -> bytes:
-        """The answer to a demand about a statement of this node. Raises OpeningGone."""
+        """The answer to a demand about a statement of this node. Raises OpeningGone, DemandRefused, NotReady."""
         shown = self._shown(row)
-        descent.check(demand, hashing.trace_of(shown.header))
+        try:
+            descent.check(demand, hashing.trace_of(shown.header))
+        except (VerificationError, InputError) as error:
+            raise DemandRefused("the demand shows what is not committed to", reason=error.code) from error
         if demand.header is None:
             return shown.header
         async with self._running:
@@ -115,14 +98,14 @@ class Openings:
                     self._runs.popitem(last=False)
             return await asyncio.to_thread(descent.answer_to, demand, committed)
 
-    def _replay(self, row: StoredStatement, shown: Shown) -> Committed:
+    def _replay(self, row: StoredStatement, shown: Shown) -> CommittedRun:
         loaded = self._programs.get(Columns.unpack(row.columns).program)
         if loaded is None or not isinstance(loaded.engine, Traced):
             raise NotReady("the program is not loaded any more")
         request = loaded.prepare(shown.request)
         effective = msgspec.json.decode(shown.effective)
         header = Header.parse(shown.header)
-        return Committed(shown.header, loaded.engine.replay(request, effective, shown.seed, header), Salts(shown.seed))
+        return CommittedRun(shown.header, loaded.engine.replay(request, effective, shown.seed, header), shown.seed)
 
     def _admit(self, statement_id: bytes, asker: Asker | None) -> StoredStatement:
         row = self._receipts.find(statement_id)

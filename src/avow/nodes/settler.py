@@ -5,7 +5,8 @@ Rules:
    the very same bytes again until the chain has said what became of them.
 2. A batch goes when the oldest statement has waited `flush_age_s`, or `max_batch` wait.
 3. A refused batch is resolved by itself: the statement that is to blame becomes void with the cause that the chain checks
-   (`CAUSES`), and the rest is tried again. What no cause covers revokes the key: its operator stops, and says so.
+   (`CAUSES`), and the rest is tried again. What no cause covers revokes the key: its operator stops, and says so. What is left of a key
+   that the chain revoked, because an answer of its was overturned for one, is void: nobody is charged for it.
 4. A chain that is away is tried again, with growing pauses; statements wait, and the trust gap shows it.
 """
 
@@ -331,9 +332,11 @@ class Settler:
                 await self._abandon(line, f"statement {row.number} neither settles nor is void")
             else:
                 await self._outbox.set_void(number, [row.number], cause)
-        elif refusal.code == Code.KEY_NOT_SETTLING:
+        elif refusal.code in (Code.KEY_NOT_SETTLING, Code.KEY_OVERTURNED):
             if self.on_refused is not None:
                 self.on_refused(line.key)
+            if refusal.code == Code.KEY_OVERTURNED:
+                log.critical("key %s is revoked: an answer of its was overturned; the others are void", line.key.key.hex())
             revoked = await self._chain.key_state(line.key.key) is KeyState.REVOKED
             cause = KEY_REVOKED if revoked else MEASUREMENT_EXPIRED
             await self._outbox.set_void(number, [row.number for row in rows if row.void == 0], cause)
