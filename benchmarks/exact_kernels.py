@@ -232,7 +232,9 @@ def mobile(height: int = 48, width: int = 192) -> Twin:
 
 
 def run() -> Benchmark:
-    benchmark = Benchmark("exact-kernels", "Exact programs beside onnxruntime float32, one thread (best wall times)")
+    benchmark = Benchmark(
+        "exact-kernels", "Exact programs beside onnxruntime float32, one thread (least CPU time of a call)"
+    )
     for name, twin in (("MLP 64-128-64-10", mlp()), ("LeNet 28x28", lenet()), ("mobile 48x192", mobile())):
         program, model = twin.built(name)
         shape = [1, twin.input[2], *twin.input[:2]] if len(twin.input) == 3 else [1, *twin.input]

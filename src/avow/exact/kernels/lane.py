@@ -16,12 +16,10 @@ from avow.exact.kernels.rows import (
     HASH_SCRATCH,
     INPUTS,
     KEY,
-    LEAVES,
     MOST,
     OPERATORS,
     OUT,
     PROMPT,
-    RECORD,
     RESULTS,
     ROWS,
     SAMPLES,
@@ -116,9 +114,7 @@ class Lane:
 
     def trace_into(self, key: NDArray[np.uint8], leaves: NDArray[np.uint8]) -> None:
         """From now on each operator's output is digested. Both arrays are the caller's, and stay where they are."""
-        self.context[RECORD] = digests.RECORD_KERNEL.address
-        self.context[LEAVES] = leaves.ctypes.data
-        self.context[KEY] = key.ctypes.data
+        dispatch.trace_into(self.context_address, digests.RECORD_KERNEL.address, key, leaves)
 
     def step(self, step: int, first: int = 0, last: int | None = None) -> int:
         """One step's operators first … last − 1, of one sample; the fault, or 0."""
