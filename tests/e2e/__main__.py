@@ -29,10 +29,13 @@ def one(seed: int, given: argparse.Namespace, wanted: int, until_s: float) -> Ou
     say(f"seed {seed}: {manifest.to_value()}")
     with tempfile.TemporaryDirectory(prefix="avow-e2e-", ignore_cleanup_errors=True) as folder:
         home = Path(folder if given.keep is None else given.keep / f"seed{seed}")
-        running = Run(manifest, home, say).run(steps=given.steps, perturbations=wanted, until_s=until_s)
-        outcome = asyncio.run(running)
+        outcome = asyncio.run(perturbed(Run(manifest, home, say), given.steps, wanted, until_s))
     say(json.dumps(outcome.to_value(), indent=1))
     return outcome
+
+
+async def perturbed(run: Run, steps: int, wanted: int, until_s: float) -> Outcome:
+    return await run.run(lambda: run.steps(steps, wanted, until_s))
 
 
 def main() -> None:

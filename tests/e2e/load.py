@@ -288,7 +288,11 @@ class Load:
         assert ETHER - remaining == self.charged, "what was charged is not what was settled"
         modules = (bank.ADDRESS, nodes.ADDRESS, registry.ADDRESS, settlement.ADDRESS)
         known = {*genesis_accounts, *self.received, *modules}
-        balances = {address: await client.balance(address) for address in sorted(known)}
+        ordered = sorted(known)
+        found: list[int] = []
+        for start in range(0, len(ordered), 64):
+            found += await asyncio.gather(*[client.balance(address) for address in ordered[start : start + 64]])
+        balances = dict(zip(ordered, found, strict=True))
         wrong = [to for to, value in self.received.items() if balances[to] != value]
         assert not wrong, f"{len(wrong)} receivers have another balance than was sent to them"
         assert sum(balances.values()) == sum(genesis_accounts.values()), "money appeared or was lost"

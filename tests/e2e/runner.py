@@ -6,13 +6,14 @@ money do not add up, or a receipt does not verify with the policy that was pinne
 
 import asyncio
 import contextlib
+import logging
 import os
 import random
 import signal
 import socket
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,8 @@ from tests.chain.harness import account
 from tests.e2e.load import Load
 from tests.e2e.manifest import AWAY_S, RETURN_S, Kind, Manifest, Perturbation
 from tests.e2e.watch import Watch
+
+log = logging.getLogger(__name__)
 
 BETWEEN_S = 3.0
 """A network rests so long between two perturbations, as CometBFT's runner lets it."""
@@ -94,7 +97,7 @@ class Run:
     def __init__(self, manifest: Manifest, home: Path, say: Callable[[str], None] = lambda _: None) -> None:
         self.manifest, self.home, self.say = manifest, home, say
         self.outcome = Outcome(manifest)
-        names = ["governance", "operator", "payer", *[f"sender {number}" for number in range(manifest.senders)]]
+        names = ["operator", "payer", "byzantine", *[f"sender {number}" for number in range(manifest.senders)]]
         self.layout = create(
             NetConfig(
                 home,
@@ -113,24 +116,29 @@ class Run:
         self.load = Load(urls, manifest.seed, manifest.senders, manifest.batch)
         self.policy: TrustPolicy | None = None
 
-    async def run(self, *, steps: int, perturbations: int = 0, until_s: float = 0.0) -> Outcome:
+    async def steps(self, steps: int, perturbations: int = 0, until_s: float = 0.0) -> None:
         """`steps` of the manifest; fewer when `perturbations` are done, or the monotonic clock is past `until_s`."""
+        for number, step in zip(range(steps), self.manifest.steps(), strict=False):
+            for what in step:
+                await self._perturb(number, what)
+            if not step:
+                await asyncio.sleep(1.0)
+            enough = perturbations and len(self.outcome.done) >= perturbations
+            if enough or (until_s and time.monotonic() > until_s):
+                break
+
+    async def run(self, course: Callable[[], Awaitable[None]]) -> Outcome:
+        """Start the network and the load, let `course` take its way, and audit."""
         started = time.monotonic()
         try:
             await self.net.start()
             self.watch.start()
             self.policy = await self.load.clients[0].trust()
             await self.load.start()
-            for number, step in zip(range(steps), self.manifest.steps(), strict=False):
-                for what in step:
-                    await self._perturb(number, what)
-                if not step:
-                    await asyncio.sleep(1.0)
-                enough = perturbations and len(self.outcome.done) >= perturbations
-                if enough or (until_s and time.monotonic() > until_s):
-                    break
+            await course()
             await self._audit()
         except Exception as error:  # the run's verdict, not an end without one
+            log.exception("the run ended early")
             self.outcome.violations.append(f"{type(error).__name__}: {error}")
         finally:
             self._figures(time.monotonic() - started)
@@ -146,7 +154,7 @@ class Run:
 
     async def _perturb(self, step: int, what: Perturbation) -> None:
         await self._befall(what)
-        answered_s, returned_s = await self._returns(what.validator, time.monotonic())
+        answered_s, returned_s = await self.returns(what.validator)
         self.outcome.done.append(Done(what, answered_s, returned_s))
         count = len(self.outcome.done)
         self.say(f"step {step}, {count}: {what}: answers after {answered_s:.1f} s, back after {returned_s:.1f} s")
@@ -176,13 +184,14 @@ class Run:
             await self.command("stop", at)
             await self.command("start", at)
 
-    async def _returns(self, index: int, since: float) -> tuple[float, float]:
-        """Seconds until the validator answers, and until it has a block made since and is where the others are."""
+    async def returns(self, index: int) -> tuple[float, float]:
+        """Seconds from now until the validator answers, and until it has a block made since and is where the others are."""
+        since = time.monotonic()
         answered: float | None = None
         before: int | None = None
         others = [at for at in range(self.manifest.validators) if at != index]
         while True:
-            heights = await asyncio.gather(*[self._height(at) for at in (index, *others)])
+            heights = await asyncio.gather(*[self.height(at) for at in (index, *others)])
             now = time.monotonic() - since
             if heights[0] is not None and answered is None:
                 answered = now
@@ -194,7 +203,7 @@ class Run:
                 raise AssertionError(f"validator{index} is not back after {GIVE_UP_S:g} s")
             await asyncio.sleep(0.1)
 
-    async def _height(self, index: int) -> int | None:
+    async def height(self, index: int) -> int | None:
         try:
             return (await self.load.clients[index].status())["height"]
         except AvowError:
@@ -204,7 +213,7 @@ class Run:
 
     async def _audit(self) -> None:
         await self.load.stop()
-        heights = [height for index in range(self.manifest.validators) if (height := await self._height(index))]
+        heights = [height for index in range(self.manifest.validators) if (height := await self.height(index))]
         await self.watch.until(max(heights) + 1)
         self.watch.check()
         lost = [item for digest, item in self.load.sent.items() if digest not in self.watch.places]

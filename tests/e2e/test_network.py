@@ -1,24 +1,19 @@
 """The short form: one manifest of four validators, with one perturbation of each kind."""
 
+import asyncio
 import itertools
 
 import pytest
 
-from avow.consensus.cometbft.binary import find
-from avow.consensus.cometbft.errors import CometBFTMissing
-from tests.e2e import manifest as manifests
-from tests.e2e.manifest import Kind, Manifest, Perturbation
+from tests.e2e.manifest import RETURN_S, Kind, Manifest, Perturbation
 from tests.e2e.runner import Run
 
-pytestmark = [pytest.mark.network, pytest.mark.slow, pytest.mark.xdist_group("cometbft network")]
-
-
-@pytest.fixture(autouse=True)
-def cometbft():
-    try:
-        find()
-    except CometBFTMissing as missing:
-        pytest.skip(f"{missing.detail}: {missing.hint}")
+pytestmark = [
+    pytest.mark.network,
+    pytest.mark.slow,
+    pytest.mark.xdist_group("cometbft network"),
+    pytest.mark.usefixtures("cometbft"),
+]
 
 
 async def test_four_validators_survive_one_perturbation_of_each_kind(tmp_path, monkeypatch):
@@ -30,9 +25,28 @@ async def test_four_validators_survive_one_perturbation_of_each_kind(tmp_path, m
     monkeypatch.setattr("tests.e2e.runner.AWAY_S", 5.0)
     monkeypatch.setattr("tests.e2e.runner.BETWEEN_S", 0.5)
     manifest = Manifest(7, 4, "flood", 1_000, 0, 20, 2, 8)
-    outcome = await Run(manifest, tmp_path).run(steps=2)
+    run = Run(manifest, tmp_path)
+    outcome = await run.run(lambda: run.steps(2))
     assert outcome.violations == []
     assert {done.what.kind for done in outcome.done} == set(Kind)
     assert outcome.figures["transactions"] > 20
     assert outcome.figures["receipts_verified"] == outcome.figures["statements_settled"] > 0
-    assert manifests.RETURN_S == 20.0
+
+
+async def test_two_of_four_down_and_nothing_is_decided_until_one_is_back(tmp_path):
+    run = Run(Manifest(8, 4, "flood", 1_000, 0, 0, 2, 8), tmp_path)
+
+    async def course():
+        for index in (1, 3):
+            await run.command("stop", index)
+        await asyncio.sleep(1.5)  # what was on the way
+        halted = await run.height(0)
+        await asyncio.sleep(4.0)
+        assert (await run.height(0), await run.height(2)) == (halted, halted)
+        await run.command("start", 1)
+        assert (await run.returns(1))[1] < RETURN_S
+        assert await run.height(0) > halted
+        await run.command("start", 3)
+        assert (await run.returns(3))[1] < RETURN_S
+
+    assert (await run.run(course)).violations == []

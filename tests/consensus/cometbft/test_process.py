@@ -77,6 +77,33 @@ async def test_one_that_lost_its_application_is_killed_though_it_lives(tmp_path,
         await until(lambda: starts(tmp_path) == 2)
 
 
+async def test_one_whose_consensus_failed_is_killed_though_it_lives_and_is_connected(tmp_path):
+    """What CometBFT does when its consensus panics; an earlier process's words do not count."""
+    words = "E[2026] CONSENSUS FAILURE!!!  module=consensus err=…"
+    made = stand_in(tmp_path, f"[ $(wc -l < {tmp_path}/starts) = 1 ] && sleep 0.5 && echo '{words}'; sleep 60 & wait")
+    async with kept(made):
+        await until(lambda: starts(tmp_path) == 1 and made.pid is not None)
+        made.connections(4)
+        await until(lambda: starts(tmp_path) == 2)
+        made.connections(4)
+        await asyncio.sleep(2.5)
+        assert starts(tmp_path) == 2
+
+
+def test_a_word_of_failure_is_read_wherever_the_reading_stops(tmp_path, monkeypatch):
+    monkeypatch.setattr(process, "_MAX_READ", 30)
+    path = tmp_path / "log"
+    for before in range(40):
+        path.write_bytes(b"x" * before + process.FAILURE + b"\n")
+        position, failed = 0, False
+        for _ in range(8):
+            position, failed = process._failed_since(path, position)
+            if failed:
+                break
+        assert failed
+        assert process._failed_since(path, before + 1) == (before + 1, False)
+
+
 async def test_one_that_never_reaches_its_application_is_killed(tmp_path, monkeypatch):
     monkeypatch.setattr(process, "START_S", 0.3)
     made = stand_in(tmp_path, "sleep 60")

@@ -7,7 +7,9 @@ Rules:
    after a pause that doubles from FIRST_PAUSE_S to LONGEST_PAUSE_S and is forgotten after HEALTHY_S.
 3. It can hang while it still answers status calls. One without a connection to the application for HANG_S, after it had one, is
    killed; so is one that has none START_S after its start.
-4. One that ends GIVE_UP times in a row, each time within HEALTHY_S, is given up: CometBFTFailed, with the end of its log.
+4. When its consensus fails (a panic of its own), CometBFT says so in its log, lives on and answers, and decides nothing ever again:
+   it is killed, and recovers as from any kill.
+5. One that ends GIVE_UP times in a row, each time within HEALTHY_S, is given up: CometBFTFailed, with the end of its log.
 """
 
 import asyncio
@@ -36,7 +38,10 @@ LONGEST_PAUSE_S = 5.0
 HEALTHY_S = 5.0
 GIVE_UP = 10
 MAX_LOG = 64 * 1024 * 1024
+FAILURE = b"CONSENSUS FAILURE!!!"
 _POLL_S = 0.1
+_READ_S = 1.0
+_MAX_READ = 1024 * 1024
 _TAIL = 4_000
 
 
@@ -68,7 +73,7 @@ class CometProcess:
             self._without_since = asyncio.get_running_loop().time()
 
     async def keep(self) -> None:
-        """Rules 1 to 4. Returns after `stop`. Raises CometBFTFailed."""
+        """Rules 1 to 5. Returns after `stop`. Raises CometBFTFailed."""
         await end_stale(self._folder, self._binary)
         loop = asyncio.get_running_loop()
         pause_s, failures = FIRST_PAUSE_S, 0
@@ -95,12 +100,13 @@ class CometProcess:
         program = [str(self._binary.path), "start", "--home", str(self._folder.path), *self._options]
         command = [sys.executable, "-I", "-S", launch.__file__, str(os.getpid()), *program]
         with _open_log(self._folder.log) as output:
+            written = output.tell()
             process = await asyncio.create_subprocess_exec(
                 *command, stdin=asyncio.subprocess.DEVNULL, stdout=output, stderr=output, start_new_session=True
             )
         self._process = process
         write_private(self._folder.process, str(process.pid).encode())
-        watching = asyncio.get_running_loop().create_task(self._watch(process), name="cometbft watch")
+        watching = asyncio.get_running_loop().create_task(self._watch(process, written), name="cometbft watch")
         try:
             return await process.wait()
         finally:
@@ -109,10 +115,10 @@ class CometProcess:
                 _kill(process.pid)
             self._folder.process.unlink(missing_ok=True)
 
-    async def _watch(self, process: asyncio.subprocess.Process) -> None:
-        """Rule 3."""
+    async def _watch(self, process: asyncio.subprocess.Process, written: int) -> None:
+        """Rules 3 and 4. The log had `written` bytes before this process."""
         loop = asyncio.get_running_loop()
-        started = loop.time()
+        started = read = loop.time()
         while True:
             await asyncio.sleep(_POLL_S)
             now = loop.time()
@@ -122,6 +128,13 @@ class CometProcess:
                 log.warning("CometBFT runs without its application: it is killed")
                 _kill(process.pid)
                 return
+            if now - read >= _READ_S:
+                read = now
+                written, failed = _failed_since(self._folder.log, written)
+                if failed:
+                    log.error("CometBFT's consensus failed: it is killed, and started again")
+                    _kill(process.pid)
+                    return
 
     async def stop(self) -> None:
         """SIGTERM, STOP_S, SIGKILL."""
@@ -170,6 +183,14 @@ def _is_ours(pid: int, binary: Binary, folder: Folder) -> bool:
     except OSError:
         return False
     return os.fsencode(binary.path) in command and os.fsencode(folder.path) in command
+
+
+def _failed_since(path: Path, position: int) -> tuple[int, bool]:
+    """Whether the log speaks of failure after `position`; where to read on, a word cut in two read again."""
+    with path.open("rb") as file:
+        file.seek(position)
+        data = file.read(_MAX_READ)
+    return position + max(0, len(data) - len(FAILURE)), FAILURE in data
 
 
 def _kill(pid: int) -> None:
