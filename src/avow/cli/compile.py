@@ -65,9 +65,8 @@ def compile(  # noqa: A001  # the command's name
     path = _file(store, model)
     name = given["name"] or f"{_short(path, model)}-exact"
     if path.suffix.lower() == ".gguf":
-        raise InputError(
-            "chat models are compiled by name", hint="avow model add smollm2-135m-instruct-exact", model=path.name
-        )
+        _chat(store, path, name, given, as_json=as_json)
+        return
     with progress(quiet=as_json) as callback:
         callback(0, None, f"compiling {name}")
         report, program, ranges = _compile(path, name, given)
@@ -79,6 +78,38 @@ def compile(  # noqa: A001  # the command's name
         put_json(found)
     else:
         _show(found)
+
+
+def _chat(store: Store, path: Path, name: str, given: dict[str, Any], *, as_json: bool) -> None:
+    """A chat model of the Llama family: what decides is its context and, if given, a calibration text."""
+    import shutil
+    import tempfile
+
+    from avow.exact.compile import chat_program
+    from avow.exact.compile.llama import Settings
+
+    settings = Settings(context=given["context"])
+    if given["calibrate"] and given["calibrate"].stat().st_size > 4 * chat_program.MAX_TEXT:
+        raise TooLarge("the calibration text is too long", limit=chat_program.MAX_TEXT)
+    text = given["calibrate"].read_text("utf-8") if given["calibrate"] else None
+    store.directory.mkdir(parents=True, exist_ok=True)
+    with (
+        tempfile.TemporaryDirectory(dir=store.directory, prefix="compile-") as scratch,
+        progress(quiet=as_json) as callback,
+    ):
+        compiled = chat_program.compile_gguf(path, Path(scratch), settings=settings, text=text, progress=callback)
+        found = dict(chat_program.report(compiled))
+        if given["output"]:
+            shutil.copyfile(compiled.files[chat_program.PROGRAM], given["output"])
+        if given["add"]:
+            added = chat_program.add_chat_program(
+                store, compiled, name=name, licence=given["licence"], source="avow compile", progress=callback
+            )
+            found["program"] = added.hex()
+    if as_json:
+        put_json(found)
+    else:
+        mapping(list(found.items()))
 
 
 def _file(store: Store, model: str) -> Path:

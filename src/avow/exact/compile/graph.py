@@ -12,6 +12,7 @@ ONNX Runtime evaluates single nodes: it defines the float model that an exact pr
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from importlib import import_module
 from typing import Any
 
 import numpy as np
@@ -19,6 +20,7 @@ import numpy as np
 from avow.exact.compile.elementwise import ELEMENTWISE
 from avow.exact.compile.errors import CannotCompile, UnsupportedOperators
 from avow.exact.compile.runtime import Array, run_model
+from avow.models.errors import UnsafeModel
 from avow.models.onnx import check_onnx
 
 MAX_MODEL = 1 << 30
@@ -138,7 +140,11 @@ def read_model(data: bytes) -> Any:
     if len(data) > MAX_MODEL:
         raise CannotCompile("the model is too large", size=len(data), limit=MAX_MODEL)
     check_onnx(data, {})
-    model = onnx.load_from_string(data)
+    broken: type[Exception] = import_module("google.protobuf.message").DecodeError
+    try:
+        model = onnx.load_from_string(data)
+    except broken as error:
+        raise UnsafeModel("the bytes are no ONNX model") from error
     versions = {entry.domain: entry.version for entry in model.opset_import}
     if versions.get("", versions.get("ai.onnx", 7)) not in OPSETS:
         raise CannotCompile(

@@ -92,6 +92,9 @@ class Lowering:
                 if "place" not in error.fields:
                     error.fields["place"] = node.place
                 raise
+            except (KeyError, IndexError, TypeError, ValueError) as error:
+                # A constant that is not constant, an attribute or input that is not there.
+                raise CannotCompile(f"{node.operator} has a form that is not compiled", place=node.place) from error
 
     # --- Scales ----------------------------------------------------------------------------------------------------
 

@@ -117,7 +117,10 @@ def compile_onnx(
         return Compiled(program, Ranges(), _no_graph(), bounds.check(program, FastStatistics()))
     flat = flat_graph(model, options)
     graph = flat.copy()
-    simplify(graph)
+    try:
+        simplify(graph)
+    except (KeyError, IndexError, TypeError, ValueError) as error:
+        raise CannotCompile("an operator has a form that is not compiled", cause=repr(error)[:200]) from error
     check_lowered(graph)
     if ranges is None:
         if sequences is None:

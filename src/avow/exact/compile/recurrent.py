@@ -259,14 +259,14 @@ def _lstm(
     g = _gate(lowering, g, _TANH)
     c = _sum(lowering, _product(lowering, f, c), _product(lowering, i, g), c.scale, UNIT)
     squashed = _gate(lowering, c, _TANH)
-    return _scaled_product(lowering, o, squashed, h), c
+    return _scaled_product(lowering, o, squashed, h.scale, (1 << (lowering.settings.bits - 1)) - 1), c
 
 
-def _scaled_product(lowering: Lowering, a: Lowered, b: Lowered, like: Lowered) -> Lowered:
-    most = (1 << (lowering.settings.bits - 1)) - 1
-    m, s = multiplier(a.scale * b.scale / like.scale)
+def _scaled_product(lowering: Lowering, a: Lowered, b: Lowered, scale: float, most: int) -> Lowered:
+    """A · b at a scale, clamped to ±most."""
+    m, s = multiplier(a.scale * b.scale / scale)
     return lowering.add(
-        "mul", [lowering.source(a), lowering.source(b)], a.shape, a.axes, like.scale, (-most, most), {"m": m, "s": s}
+        "mul", [lowering.source(a), lowering.source(b)], a.shape, a.axes, scale, (-most, most), {"m": m, "s": s}
     )
 
 
@@ -284,14 +284,14 @@ def _gru(lowering: Lowering, cell: Cell, own: Lowered, h: Lowered, gates: tuple[
         for at in range(2)
     )
     if cell.reset_after:
-        inner = _product(lowering, r, _part(lowering, past, 2, hidden))
+        inner = _scaled_product(lowering, r, _part(lowering, past, 2, hidden), scale, most)
     else:
-        kept = _scaled_product(lowering, r, h, h)
+        kept = _scaled_product(lowering, r, h, h.scale, (1 << (lowering.settings.bits - 1)) - 1)
         inner = linear_of(lowering, kept, cell.r[both:], cell.r_bias[both:], scale, (-most, most), (hidden,))
     n = _gate(lowering, _sum(lowering, _part(lowering, own, 2, hidden), inner, scale, most), _TANH)
     # h' = n + z · (h − n), in halves of a unit lest the difference leave 16 bits.
     difference = _sum(lowering, h, n, 2.0 / UNIT, UNIT, -1)
-    change = _product(lowering, z, difference)
+    change = _scaled_product(lowering, z, difference, 2.0 / UNIT, UNIT)
     return _sum(lowering, n, change, h.scale, (1 << (lowering.settings.bits - 1)) - 1)
 
 

@@ -69,14 +69,17 @@ def compile_trees(model: Any, name: str, steps: int) -> Program:
         raise CannotCompile("the features are one row of a known length", input=inputs[0].name[:96])
     given = attributes_of(ensembles[0])
     squash = given.get("post_transform", "NONE")
-    if any(node.op_type == "Sigmoid" for node in nodes):
+    if any(node.op_type == "Sigmoid" for node in nodes) and squash == "NONE":
         squash = "LOGISTIC"
     if squash not in ("NONE", "LOGISTIC", "SOFTMAX") or given.get("aggregate_function", "SUM") not in (
         "SUM",
         "AVERAGE",
     ):
         raise CannotCompile("an ensemble with another aggregate or transform", transform=str(squash)[:32])
-    ensemble = read_trees(given)
+    try:
+        ensemble = read_trees(given)
+    except (KeyError, ValueError, TypeError) as error:
+        raise CannotCompile("the ensemble's attributes are missing, or of different lengths") from error
     targets = max((target for tree in ensemble for row in tree.weights for target in row), default=0) + 1
     targets = max(targets, len(given.get("base_values", ())), int(given.get("n_targets", 1)))
     base = np.array(given.get("base_values") or [0.0] * targets, dtype=np.float64)

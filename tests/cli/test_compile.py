@@ -1,0 +1,97 @@
+"""`avow compile`: reports, ranges, programs in the store; errors with their places."""
+
+import json
+
+import numpy as np
+import pytest
+
+from avow.cli import main
+from tests.exact.compile.floats import Net, generator, normal
+
+
+@pytest.fixture
+def model(tmp_path):
+    net = Net()
+    weight = generator(1).normal(size=(6, 4)).astype(np.float32)
+    data = net.model(net.add("Softmax", net.add("Gemm", net.input("x", 1, 6), weight)))
+    (tmp_path / "small.onnx").write_bytes(data)
+    np.savez(tmp_path / "data.npz", x=np.concatenate([each["x"] for each in normal(50, x=(1, 6))]))
+    return tmp_path
+
+
+def run(capsys, folder, *arguments):
+    with pytest.raises(SystemExit) as caught:
+        main([*map(str, arguments), "--home", str(folder / "home")])
+    return caught.value.code, capsys.readouterr()
+
+
+def test_a_report_and_a_program_in_the_store(model, capsys):
+    code, output = run(
+        capsys,
+        model,
+        "compile",
+        model / "small.onnx",
+        "--calibrate",
+        model / "data.npz",
+        "--save-ranges",
+        model / "r.json",
+        "--json",
+    )
+    assert code == 0
+    report = json.loads(output.out)
+    assert report["name"] == "small-exact"
+    assert report["samples"] == 50
+    assert report["outputs"][0]["same_largest"] > 0.9
+    code, output = run(capsys, model, "model", "list", "--json")
+    assert [(each["name"], each["engine"]) for each in json.loads(output.out)["programs"]] == [("small-exact", "exact")]
+    code, output = run(
+        capsys,
+        model,
+        "compile",
+        model / "small.onnx",
+        "--ranges",
+        model / "r.json",
+        "--output",
+        model / "p.exact",
+        "--no-add",
+        "--json",
+    )
+    assert code == 0
+    assert json.loads(output.out)["root"] == report["root"], "ranges and model decide the program"
+    assert (model / "p.exact").stat().st_size == report["size"]
+
+
+def test_the_report_for_people(model, capsys):
+    code, output = run(
+        capsys, model, "compile", model / "small.onnx", "--calibrate", model / "data.npz", "--bits", "12"
+    )
+    assert code == 0
+    assert "against the float model, 50 samples" in output.out
+    assert "largest proof" in output.out
+
+
+def test_what_cannot_be_compiled_is_named(model, capsys):
+    net = Net()
+    (model / "bad.onnx").write_bytes(net.model(net.add("Hardmax", net.input("x", 1, 6))))
+    code, output = run(capsys, model, "compile", model / "bad.onnx", "--calibrate", model / "data.npz", "--json")
+    assert code == 2
+    error = json.loads(output.out)["error"]
+    assert error["code"] == "unsupported_operators"
+    assert "Hardmax at node 0" in error["detail"]
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        [],
+        ["--shape", "x"],
+        ["--shape", "x=a,b"],
+        ["--integers", "x=1"],
+        ["--set", "x=abc"],
+        ["--state", "x:y", "--calibrate", "data.npz"],
+    ],
+)
+def test_options_that_say_nothing(model, capsys, arguments, monkeypatch):
+    monkeypatch.chdir(model)
+    code, _ = run(capsys, model, "compile", model / "small.onnx", *arguments)
+    assert code == 2
