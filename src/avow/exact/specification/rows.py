@@ -1,5 +1,7 @@
 """Operators on whole rows, the last dimension: softmax and norm."""
 
+from collections import Counter
+
 from avow.exact.program import Operator
 from avow.exact.specification.arithmetic import MAX_MULTIPLIER, clamp, divide, scale, square_root
 from avow.exact.specification.cells import Cells, Step
@@ -23,7 +25,8 @@ def softmax(operator: Operator, cells: Cells, index: int, step: Step) -> int:
     last = operator.inputs[1].shape[0] - 1
     row = cells.row(0, index - index % length, length)
     largest = max(row)
-    total = sum(cells.get(1, min(largest - value, last)) for value in row)
+    places = Counter(min(largest - value, last) for value in row)
+    total = sum(count * cells.get(1, place) for place, count in places.items())
     own = cells.get(1, min(largest - row[index % length], last))
     return clamp(divide(own * operator.integer("one"), total), operator.low, operator.high)
 
