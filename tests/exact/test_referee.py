@@ -7,14 +7,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from avow.exact import fraud
+from avow.exact import fraud, openings
 from avow.exact.fraud import FraudProof, MalformedProof, NoFault, NotCommitted, NotShown, Opened, ProofError
-from avow.exact.hashing import INPUT_SLOT, OUTPUT_SLOT
+from avow.exact.hashing import INPUT_SLOT, OUTPUT_SLOT, tensor_digest
 from avow.exact.program import CONSTANT, INPUT, OPERATOR, PREVIOUS, Constant, Operator, Program, Source, Tensor
 from avow.exact.prover import _Search, find_fault
 from avow.exact.referee import Guilty
 from avow.exact.sites import Site
 from avow.exact.tensors import RANGES, pack, unpack
+from avow.receipt import merkle
 from avow.receipt.encoding import decode, encode
 from tests.exact import programs, traces
 from tests.exact.test_fraud import convict, judge, leaf_slots
@@ -343,3 +344,29 @@ def test_constants_that_no_loader_accepts_raise_nothing_else(seed):
             judge(claim, proof)
         except ProofError:
             pass
+
+
+def test_hashes_for_constants_that_are_not_there():
+    assert not ADDED_PROOF.constants
+    with pytest.raises(NotShown, match="prove nothing"):
+        judge(ADDED, replace(ADDED_PROOF, constant_hashes=(bytes(32),)))
+
+
+@pytest.mark.parametrize("by", [-1, 1])
+def test_a_chunk_that_was_committed_to_in_another_size_proves_nothing(by):
+    """Nothing can be read out of it. It has no right answer to a demand either: that is silence, and silence loses."""
+    slot = 2 * N + 4
+    proof = planted(slot, 3)[1]
+    chunk_number, data = proof.tensors[-1].chunks[0]
+    assert (proof.tensors[-1].slot, len(data)) == (slot, 16 + 36)
+    other = data[:by] if by < 0 else data + b"\0"
+    digest = tensor_digest(36, merkle.leaf_hash(other))
+    digests = [*HONEST.digests]
+    digests[slot] = digest
+    header = replace(HONEST.parsed, root=merkle.root(digests)).encoded()
+    claim = replace(HONEST, header_bytes=header, digests=digests)
+    levels = merkle.tree(digests)
+    opened = (*proof.tensors[:-1], Opened(slot, ((chunk_number, other),), ()))
+    leaves = tuple(openings.multiproof(levels, [item.slot for item in opened]))
+    with pytest.raises(NotCommitted, match="not of the tensor's size"):
+        judge(claim, replace(proof, header=header, tensors=opened, leaves=leaves))
