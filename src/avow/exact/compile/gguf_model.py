@@ -189,6 +189,7 @@ def character_classes() -> tuple[Ranges, Ranges, Ranges]:
     """Letters, numbers and white space. From a file here, so that every release of Python compiles the same tokeniser."""
     text = (Path(__file__).parent / "characters.txt").read_text(encoding="ascii")
     classes: dict[str, list[int]] = {}
+    found: list[int] = []
     for line in text.splitlines():
         if line.endswith(":"):
             found = classes.setdefault(line[:-1], [])
