@@ -59,6 +59,11 @@ def test_a_report_and_a_program_in_the_store(model, capsys):
     assert code == 0
     assert json.loads(output.out)["root"] == report["root"], "ranges and model decide the program"
     assert (model / "p.exact").stat().st_size == report["size"]
+    code, output = run(capsys, model, "model", "add", model / "p.exact", "--name", "again", "--json")
+    assert code == 0
+    assert json.loads(output.out)["engine"] == "exact"
+    (model / "broken.exact").write_bytes(b"AVOWEXACT1\n" + bytes(40))
+    assert run(capsys, model, "model", "add", model / "broken.exact")[0] == 2
 
 
 def test_the_report_for_people(model, capsys):

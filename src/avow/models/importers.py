@@ -1,7 +1,7 @@
 """Making a program out of files at hand, or of a package that is not in the catalogue.
 
 Rules:
-1. GGUF and ONNX only. Whatever is pickled (PyTorch, joblib, …) is refused: reading it would run it.
+1. GGUF, ONNX and exact programs only. Whatever is pickled (PyTorch, joblib, …) is refused: reading it would run it.
 2. Headers are checked before anything is stored. Of a folder, exactly one model and the files that it names are taken;
    symbolic links are not followed.
 3. A GGUF's own chat template is written into the manifest, so that the program id fixes it, unless another is given.
@@ -44,6 +44,8 @@ def from_path(
 
     `options` are the engine's, over those derived here. Raises UnsafeModel, ManifestError, DigestMismatch.
     """
+    if path.suffix.lower() == ".exact" and path.is_file():
+        return _exact(store, path, name or _name(path), licence, source, options or {}, progress)
     model, siblings = _find(path)
     if model.suffix.lower() == ".gguf":
         form, paths, derived = _gguf(model)
@@ -59,6 +61,27 @@ def from_path(
         name or _name(model), form, engine, tuple(files), chosen, licence, source or f"file:{model.name}"[:1024]
     )
     return store.add(manifest, paths, progress)
+
+
+def _exact(
+    store: Store, path: Path, name: str, licence: str, source: str, options: Options, progress: Progress
+) -> bytes:
+    """A compiled program: structure and digests are checked here, bounds when it is loaded."""
+    from avow.exact import files
+    from avow.models.exact import add_exact
+
+    root = files.load(path).root
+    processor = options.get("processor", "none")
+    return add_exact(
+        store,
+        path,
+        name=name,
+        root=root,
+        licence=licence,
+        source=source or f"file:{path.name}",
+        processor=str(processor),
+        progress=progress,
+    )
 
 
 def from_index(
