@@ -7,6 +7,8 @@ import pytest
 from click.testing import CliRunner
 
 from avow.cli.verify import verify as verify_command
+from avow.engines.errors import InvalidOptions
+from avow.engines.exact import load_program
 from avow.engines.inference_protocol import parse_infer
 from avow.engines.interface import load
 from avow.exact.hashing import Header
@@ -133,3 +135,15 @@ def test_at_the_command_line(world, tmp_path, monkeypatch):
     outcomes = {check["name"]: check["outcome"] for check in shown["checks"]}
     assert (outcomes["recomputed"], outcomes["processing"]) == ("pass", "pass")
     assert result.return_value == 0
+
+
+def test_a_manifest_that_no_fraud_proof_could_hold(world):
+    """Nobody could prove a fault of such a program, so nobody runs it."""
+    stored = world.store.get(world.program_id)
+    manifest = stored.manifest
+    room = 8_192 - len(replace(manifest, options={**manifest.options, "x": ""}).encoded())
+    most = replace(manifest, options={**manifest.options, "x": "x" * (room - 3)})
+    assert len(most.encoded()) <= 8_192
+    load_program(replace(stored, manifest=most))
+    with pytest.raises(InvalidOptions, match="8 KiB"):
+        load_program(replace(stored, manifest=replace(manifest, options={**manifest.options, "x": "x" * room})))

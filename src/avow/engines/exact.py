@@ -22,6 +22,7 @@ from avow.engines.options import Options
 from avow.engines.runtime import package_version
 from avow.exact import files
 from avow.exact.errors import BadRun
+from avow.exact.fraud import MAX_MANIFEST
 from avow.exact.hashing import INPUT_SLOT, OUTPUT_SLOT, Header, Trace
 from avow.exact.kernels.machine import Integers, Machine, view_of
 from avow.exact.kernels.ports import Port, ports
@@ -41,6 +42,8 @@ def load_program(program: StoredProgram) -> Program:
     """The exact program of a manifest (rule 1). Raises InvalidOptions, BadProgram, EncodingError, TooLarge."""
     options = program.manifest.options
     names = program.manifest.files
+    if len(program.manifest.encoded()) > MAX_MANIFEST:
+        raise InvalidOptions("an exact program's manifest has at most 8 KiB: each fraud proof holds it", engine="exact")
     path = options.get("program", names[0].path if len(names) == 1 else None)
     root = options.get("root")
     if not isinstance(path, str) or not isinstance(root, str):
