@@ -23,7 +23,7 @@ MANY = settings(max_examples=300, suppress_health_check=[HealthCheck.too_slow], 
 
 
 def exchange():
-    sent = prepare(CHAT_ENDPOINT, BODY, Options(), TRUST)
+    sent = prepare(CHAT_ENDPOINT, BODY, Options(), TRUST, now_ms=NETWORK.now_ms)
     key = point(sent.client_key)
     streamed = NETWORK.stream(BODY, nonce=sent.nonce, seed=sent.seed, client_key=key)
     return sent, b"".join(honest_events(streamed))
@@ -138,7 +138,7 @@ def test_a_stream_has_its_limits(monkeypatch):
 
 
 def test_a_stream_where_none_was_asked_for():
-    sent = prepare(CHAT_ENDPOINT, NETWORK.chat_body("hello"), Options(), TRUST)
+    sent = prepare(CHAT_ENDPOINT, NETWORK.chat_body("hello"), Options(), TRUST, now_ms=NETWORK.now_ms)
     with pytest.raises(MalformedStream):
         LiveStream(sent, TRUST, NETWORK.now_ms)
 
@@ -184,6 +184,7 @@ def test_one_changed_byte_of_an_answer(at, mask):
         BODY.replace(b"true", b"false"),
         Options(),
         TRUST,
+        now_ms=NETWORK.now_ms,
         random=lambda size: SENT.nonce if size == 16 else SENT.seed,
     )
     honest = check_answer(sent, SPLICED, TRUST, NETWORK.now_ms)

@@ -28,6 +28,8 @@ class Connection:
     require: tuple[str, ...]
     account: str | None
     timeout: float
+    audience: str | None = None
+    opening: str = "anyone"
 
     def open(self, *, save: bool = False, on_receipt: OnReceipt | None = None) -> Client:
         """A client. Raises TrustNotPinned, NotFound (account), or what reading a policy raises."""
@@ -41,6 +43,8 @@ class Connection:
             save=save,
             on_receipt=on_receipt,
             timeout=self.timeout,
+            audience=self.audience,
+            opening=self.opening,
             home=self.home,
         )
 
@@ -50,7 +54,7 @@ def url_option(command: Command) -> Command:
 
 
 def connection_options(command: Command) -> Command:
-    """--url, --trust, --method, --require, --account, --timeout."""
+    """--url, --trust, --method, --require, --audience, --opening, --account, --timeout."""
     for option in reversed(
         (
             url_option,
@@ -62,6 +66,17 @@ def connection_options(command: Command) -> Command:
             click.option("--method", type=METHODS, help="How the answer is to be backed."),
             click.option(
                 "--require", multiple=True, metavar="DEMAND", help="Refuse answers that do not meet it: settled, tee, …"
+            ),
+            click.option(
+                "--audience",
+                metavar="WHO",
+                help="Who may check an optimistic answer: public, payer, or watchers and addresses after it.",
+            ),
+            click.option(
+                "--opening",
+                type=click.Choice(["anyone", "payer"]),
+                default="anyone",
+                help="Who may open an optimistic answer on chain to prove it wrong.",
             ),
             click.option("--account", metavar="NAME", help="Sign the request with this account of `avow key`."),
             click.option(
@@ -85,6 +100,9 @@ def connection(
     require: tuple[str, ...],
     account: str | None,
     timeout: float,
+    audience: str | None = None,
+    opening: str = "anyone",
 ) -> Connection:
     folder = home_folder(home)
-    return Connection(folder, url or gateway_url(folder), trust, method, require, account, timeout)
+    where = url or gateway_url(folder)
+    return Connection(folder, where, trust, method, require, account, timeout, audience, opening)

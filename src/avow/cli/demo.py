@@ -1,4 +1,7 @@
-"""`avow demo`: the whole way, scripted. Each kind of answer by each method, verified, settled, and checked again from its file."""
+"""`avow demo`: the whole way, scripted. Each kind of answer by each method, verified, settled, and checked again from its file.
+
+Where the gateway lists an exact program, it answers by optimistic too: settled, and open to challenge for a while.
+"""
 
 import time
 from collections.abc import Callable, Iterator
@@ -15,10 +18,12 @@ from avow.client.errors import ReceiptRefused
 from avow.client.session import Model, gateway_url
 from avow.client.sync import AnswerReceipt, Client
 from avow.errors import AvowError, NotFound
-from avow.receipt.report import Report
+from avow.receipt.report import CheckName, Report
 from avow.verification import verify
 
 METHODS = ("vanilla", "tee")
+OPTIMISTIC = "optimistic"
+EXACT_CLASSIFIER = "magika-exact"
 SETTLE_S = 60.0
 QUESTION = "What is the capital of France?"
 SAMPLE = b'#!/usr/bin/env python3\nimport sys\n\n\ndef main() -> int:\n    """Echo."""\n    print(*sys.argv[1:])\n    return 0\n'
@@ -39,6 +44,12 @@ class Step:
     error: AvowError | None = None
 
     @property
+    def finality(self) -> str | None:
+        """Until when the answer can be challenged, in words; None for methods whose answers never can."""
+        checks = () if self.report is None else self.report.checks
+        return next((check.detail for check in checks if check.name is CheckName.FINALITY), None)
+
+    @property
     def ok(self) -> bool:
         return self.error is None and self.report is not None and self.report.ok and self.settled_ms is not None
 
@@ -52,6 +63,8 @@ class Step:
             "delivered_ms": self.delivered_ms,
             "settled_ms": self.settled_ms,
         }
+        if self.finality is not None:
+            view["finality"] = self.finality
         return view if self.error is None else view | {"error": self.error.as_json()}
 
 
@@ -83,14 +96,25 @@ def run_demo(client: Client, out: Path) -> Iterator[Step]:
         ("stream", chat, True, _stream),
         ("classify", tensor, False, _classify),
     ]
-    for kind, model, stream, ask in plan:
-        for method in METHODS:
-            step = Step(model.name, method, stream)
-            try:
-                _run(client, step, ask, out / f"{kind}-{method}.json")
-            except AvowError as error:
-                step.error = error
-            yield step
+    each = [(kind, model, stream, ask, method) for kind, model, stream, ask in plan for method in METHODS]
+    exact = _exact(models)
+    if exact is not None:
+        kind, asked = ("chat", _chat) if exact.kind == "chat" else ("classify", _classify)
+        each.append((kind, exact, False, asked, OPTIMISTIC))
+    for kind, model, stream, ask, method in each:
+        step = Step(model.name, method, stream)
+        try:
+            _run(client, step, ask, out / f"{kind}-{method}.json")
+        except AvowError as error:
+            step.error = error
+        yield step
+
+
+def _exact(models: list[Model]) -> Model | None:
+    """An exact program that the demo knows how to ask, if one answers by optimistic; a quick one rather than a chat model."""
+    known = [model for model in models if OPTIMISTIC in model.prices]
+    quick = [model for model in known if model.name == EXACT_CLASSIFIER]
+    return next(iter([*quick, *[model for model in known if model.kind == "chat"]]), None)
 
 
 def _first(models: list[Model], kind: str) -> Model:
@@ -123,6 +147,8 @@ def _run(client: Client, step: Step, ask: Ask, path: Path) -> None:
 @common
 def demo(out: Path | None, trust: Path | None, url: str | None, home: Path | None, as_json: bool) -> int:
     """Ask a chat model, stream, and classify a file, each by vanilla and by tee; check, settle and keep every receipt.
+
+    An exact program is asked by optimistic too.
 
     Exit code 0 only if all of it held.
     """
@@ -172,3 +198,5 @@ def _put(step: Step) -> None:
     times = f"delivered {step.delivered_ms} ms, settled {step.settled_ms} ms later"
     put(f"{click.style('✓', fg='green')} {step.program} {kind} by {step.method}: {verdict}, {times}")
     put(click.style(f"    {printable(step.said).strip()[:100]}", dim=True))
+    if step.finality is not None:
+        put(click.style(f"    {step.finality}", dim=True))

@@ -1,5 +1,6 @@
 """`avow status`: what runs, and how it is."""
 
+import contextlib
 import json
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,9 @@ def status(url: str | None, home: Path | None, as_json: bool) -> int:
         **_gateway(address),
         "trust": _trust(folder, address),
     }
+    watcher = _watcher(folder)
+    if watcher is not None:
+        view["watcher"] = watcher
     view["receipts_kept"] = sum(1 for _ in SavedReceipts(folder).folder.glob("*.json"))
     if as_json:
         put_json(view)
@@ -38,6 +42,8 @@ def status(url: str | None, home: Path | None, as_json: bool) -> int:
                 ("gateway", f"{address}: {view['status']}"),
                 ("models", ", ".join(view["models"]) or "none"),
                 ("methods", ", ".join(view["methods"]) or "none"),
+                *_bonds(view["nodes"]),
+                *([] if watcher is None else [("watcher", _words(watcher))]),
                 ("trust", view["trust"] or "none pinned"),
                 ("receipts kept", str(view["receipts_kept"])),
             ]
@@ -67,6 +73,38 @@ def _gateway(address: str) -> dict[str, Any]:
         "methods": sorted({method for item in models for method in item.prices}),
         "nodes": health.get("nodes", []),
     }
+
+
+def _bonds(nodes: list[Any]) -> list[tuple[str, str]]:
+    """What nodes that answer by optimistic have at stake."""
+    rows = []
+    for node in nodes:
+        stake = node.get("optimistic") if isinstance(node, dict) else None
+        if isinstance(stake, dict):
+            said = f"{stake.get('bond_wei')} wei, {stake.get('locked_wei')} of it locked"
+            rows.append(("bond", f"{said} by {stake.get('open_statements')} statements that can be challenged"))
+    return rows
+
+
+def _watcher(folder: Path) -> dict[str, Any] | None:
+    """What the journal of this home's watcher holds; None without one."""
+    import sqlite3
+
+    file = folder / "watcher" / "journal.db"
+    if not file.exists():
+        return None
+    try:
+        with contextlib.closing(sqlite3.connect(f"file:{file}?mode=ro", uri=True)) as database:
+            facts = dict(database.execute("select name, value from facts").fetchall())
+            cases = dict(database.execute("select state, count(*) from cases group by state").fetchall())
+    except sqlite3.Error:
+        return None
+    return {"height": int(facts.get("height", 0)), "seen": int(facts.get("seen", 0)), "cases": cases}
+
+
+def _words(watcher: dict[str, Any]) -> str:
+    cases = ", ".join(f"{count} {state}" for state, count in sorted(watcher["cases"].items()))
+    return f"{watcher['seen']} statements seen up to block {watcher['height']}" + (f"; {cases}" if cases else "")
 
 
 def _trust(folder: Path, address: str) -> str | None:

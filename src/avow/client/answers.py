@@ -12,7 +12,7 @@ from avow.client.exchange import Sent
 from avow.client.session import Session
 from avow.home import write_private
 from avow.receipt.receipt import Receipt
-from avow.receipt.report import Report
+from avow.receipt.report import CheckName, Outcome, Report
 
 
 class HeldReceipt:
@@ -31,6 +31,11 @@ class HeldReceipt:
     @property
     def is_settled(self) -> bool:
         return self.value.settlement is not None
+
+    @property
+    def is_final(self) -> bool:
+        """Whether an optimistic answer is shown to be final: nobody can challenge it any more, and nobody overturned it."""
+        return any(check.name is CheckName.FINALITY and check.outcome is Outcome.PASS for check in self.report.checks)
 
     def redacted(self) -> Receipt:
         """Without prompt and answer; it verifies all the same."""

@@ -14,6 +14,7 @@ from avow.client.check import MAX_ANSWER, Verified
 from avow.client.errors import AnswerRefused, NotSettled
 from avow.client.exchange import CHAT_ENDPOINT, Payment, Sent
 from avow.client.session import (
+    FINAL_POLL_S,
     WAIT_STEP_MS,
     Messages,
     Model,
@@ -33,6 +34,7 @@ from avow.client.session import (
     wall_clock_ms,
 )
 from avow.errors import TooLarge
+from avow.receipt.audience import Audience
 from avow.receipt.encoding import base64url
 from avow.receipt.partial import PartialReceipt
 from avow.receipt.receipt import Receipt
@@ -57,6 +59,20 @@ class AsyncAnswerReceipt(HeldReceipt):
             secret = None if opening is None else opening.seed
             if not self._took(await self._client.fetch(self._path, secret, min(left_ms, WAIT_STEP_MS))):
                 await asyncio.sleep(min(0.05, left_ms / 1000))
+        return self
+
+    async def final(self, timeout: float = 180.0) -> Self:  # noqa: ASYNC109
+        """Of an optimistic answer: wait until nobody can challenge it any more, at most `timeout` seconds.
+
+        Raises NotSettled when the time is over, ReceiptRefused for an answer that was overturned.
+        """
+        end = time.monotonic() + timeout
+        await self.settled(timeout)
+        while not self.is_final:
+            if time.monotonic() >= end:
+                raise NotSettled(f"not final within {timeout:g} s", hint="ask again later: `receipt.final()`")
+            await asyncio.sleep(FINAL_POLL_S)
+            self._took(await self._client.fetch(self._path, None, 0))
         return self
 
 
@@ -157,11 +173,14 @@ class AsyncClient:
         timeout: float = 600.0,
         home: str | os.PathLike[str] | None = None,
         clock_ms: Callable[[], int] = wall_clock_ms,
+        audience: str | Audience | None = None,
+        opening: str = "anyone",
         transport: httpx2.AsyncBaseTransport | None = None,
     ) -> None:
         settings = Settings(
-            trust, home, method, finality, tuple(require), programs, key, save, on_receipt, clock_ms, payment
-        )
+            trust, home, method, finality, tuple(require), programs, key, save, on_receipt, clock_ms, payment, audience,
+            opening,
+        )  # fmt: skip
         self.session = Session(url, settings)
         self._first_model: str | None = None
         self._http = httpx2.AsyncClient(
@@ -179,11 +198,15 @@ class AsyncClient:
         method: str | Method | None = None,
         finality: str | None = None,
         program: str | bytes | None = None,
+        audience: str | Audience | None = None,
+        opening: str | None = None,
         **parameters: Any,
     ) -> AsyncChat:
         """Ask, and get the verified answer; see `Client.chat`."""
         body = chat_body(messages, model or await self._default_model(), stream=False, parameters=parameters)
-        sent = self.session.prepare(CHAT_ENDPOINT, body, method=method, finality=finality, program=program)
+        sent = self.session.prepare(
+            CHAT_ENDPOINT, body, method=method, finality=finality, program=program, audience=audience, opening=opening
+        )
         return AsyncChat(self, await self._exchange(sent), sent)
 
     async def stream(
@@ -194,11 +217,15 @@ class AsyncClient:
         method: str | Method | None = None,
         finality: str | None = None,
         program: str | bytes | None = None,
+        audience: str | Audience | None = None,
+        opening: str | None = None,
         **parameters: Any,
     ) -> AsyncChatStream:
         """The same, chunk by chunk; see `Client.stream`."""
         body = chat_body(messages, model or await self._default_model(), stream=True, parameters=parameters)
-        sent = self.session.prepare(CHAT_ENDPOINT, body, method=method, finality=finality, program=program)
+        sent = self.session.prepare(
+            CHAT_ENDPOINT, body, method=method, finality=finality, program=program, audience=audience, opening=opening
+        )
         try:
             response = await self._http.send(self._request(sent), stream=True)
         except httpx2.TransportError as error:
@@ -215,11 +242,21 @@ class AsyncClient:
         method: str | Method | None = None,
         finality: str | None = None,
         program: str | bytes | None = None,
+        audience: str | Audience | None = None,
+        opening: str | None = None,
         **parameters: Any,
     ) -> AsyncInference:
         """Run a tensor program; see `Client.infer`."""
         body = infer_body(inputs, parameters)
-        sent = self.session.prepare(infer_endpoint(model), body, method=method, finality=finality, program=program)
+        sent = self.session.prepare(
+            infer_endpoint(model),
+            body,
+            method=method,
+            finality=finality,
+            program=program,
+            audience=audience,
+            opening=opening,
+        )
         return AsyncInference(self, await self._exchange(sent), sent)
 
     async def models(self) -> list[Model]:

@@ -6,7 +6,7 @@ Rules, in order; the first that fails decides, with an error of its own:
 3. The nonce is the one sent, and the statement says that the client chose it.
 4. The opening is over the client's own secret and endpoint; request, effective parameters and response, as sent and as about to be
    returned, are the committed ones.
-5. The requester is the account that signed, if one did.
+5. The requester is the account that signed, if one did. An optimistic answer may be checked, and opened on chain, by whom the caller chose.
 6. The answer is complete.
 7. Every check of `avow.verify` holds under the pinned trust, with what the caller demands.
 What is handed on is the committed body; of the member `avow`, which nothing commits, only what the receipt proves is repeated.
@@ -20,6 +20,7 @@ import msgspec
 
 from avow.client.errors import (
     AnswerRefused,
+    AudienceMismatch,
     Incomplete,
     MethodMismatch,
     NonceMismatch,
@@ -36,11 +37,12 @@ from avow.client.errors import (
 from avow.client.exchange import Sent
 from avow.errors import AvowError
 from avow.methods import checks
+from avow.receipt.audience import Audience
 from avow.receipt.commitment import Part
 from avow.receipt.encoding import base64url, from_base64url
 from avow.receipt.receipt import MAX_RECEIPT, Receipt
 from avow.receipt.report import CheckName, Outcome, Report
-from avow.receipt.statement import NonceSource
+from avow.receipt.statement import TERMS_PAYER_OPENS, Method, NonceSource
 from avow.receipt.trust import TrustPolicy
 from avow.receipt.verify import Question
 
@@ -168,9 +170,21 @@ def _check_asked(sent: Sent, receipt: Receipt) -> None:
         raise OpeningMismatch("the opening is not over the secret and endpoint that were sent")
     if private.requester != (None if sent.requester is None else sent.requester.address):
         raise RequesterMismatch("the statement names another requester than the account that signed")
+    _check_audience(sent, receipt)
     _check_charged(sent, receipt)
     if not private.complete:
         raise Incomplete("the node marks the answer as incomplete")
+
+
+def _check_audience(sent: Sent, receipt: Receipt) -> None:
+    """Rule 5's second half."""
+    columns, options = receipt.statement.columns, sent.options
+    if columns.method is not Method.OPTIMISTIC:
+        return
+    if receipt.statement.private.audience != (options.audience or Audience()):
+        raise AudienceMismatch("the statement names another audience than the one asked for")
+    if bool(columns.terms & TERMS_PAYER_OPENS) is not options.payer_opens:
+        raise AudienceMismatch("the statement says otherwise who may open the answer on chain")
 
 
 def _check_charged(sent: Sent, receipt: Receipt) -> None:

@@ -69,6 +69,12 @@ class PaymentMismatch(AnswerRefused):
     code = "payment_mismatch"
 
 
+class AudienceMismatch(AnswerRefused):
+    """The statement lets others check the answer, or open it on chain, than the caller chose."""
+
+    code = "audience_mismatch"
+
+
 class Incomplete(AnswerRefused):
     """The statement says that the answer was cut short."""
 

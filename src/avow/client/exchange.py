@@ -8,6 +8,8 @@ Rules:
    `vanilla` where the caller names none.
 4. With a payment that account also signs what the named node may charge for this one request (receipt/authorisation.py). Nonces
    begin at random and count up from there: those of one client lie side by side, as the chain likes them.
+5. An audience (who may check an optimistic answer by running it again), and an opening left to the payer alone, go with the method
+   optimistic only.
 """
 
 import itertools
@@ -22,9 +24,11 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from avow.errors import InputError
+from avow.receipt.audience import Audience
 from avow.receipt.authorisation import Authorisation, StatedAuthorisation, authorise
 from avow.receipt.commitment import MalformedBody, commit, request_parts
 from avow.receipt.encoding import base64url, from_base64url
+from avow.receipt.fields import FieldError
 from avow.receipt.requester import Requester, sign_request
 from avow.receipt.statement import Method
 from avow.receipt.trust import TrustPolicy
@@ -49,6 +53,21 @@ def method_of(label: str | Method) -> Method:
             return method
     known = ", ".join(method.label for method in Method)
     raise BadOption(f"there is no method {label!r}", hint=f"one of {known}")
+
+
+def audience_of(audience: str | Audience) -> Audience:
+    """From "public", "payer", "watchers" or "watchers,0x…,0x…". Raises BadOption."""
+    try:
+        return Audience.from_text(audience) if isinstance(audience, str) else audience
+    except FieldError as error:
+        raise BadOption(error.detail, hint="public, payer, or watchers and addresses after it") from error
+
+
+def payer_opens_of(opening: str) -> bool:
+    """Whether the payer alone may open the answer on chain. Raises BadOption."""
+    if opening not in ("anyone", "payer"):
+        raise BadOption(f"there is no opening {opening!r}", hint="anyone or payer")
+    return opening == "payer"
 
 
 def finality_of(label: str) -> Finality:
@@ -115,7 +134,8 @@ class Payment:
 class Options:
     """What a caller demands. `method` None leaves the choice to the gateway; `programs` pins names to program ids.
 
-    `require` are demands of verify.py ("settled", "tee", …); `private_key` is an account's, 32 bytes.
+    `require` are demands of verify.py ("settled", "tee", …); `private_key` is an account's, 32 bytes. `audience` None: the network's
+    appointed watchers; `payer_opens`: nobody but the payer may open the answer on chain (rule 5).
     """
 
     method: Method | None = None
@@ -124,6 +144,8 @@ class Options:
     require: tuple[str, ...] = ()
     private_key: bytes | None = field(default=None, repr=False)
     payment: Payment | None = None
+    audience: Audience | None = None
+    payer_opens: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,6 +172,10 @@ class Sent:
             headers["avow-method"] = self.options.method.label
         if self.options.finality != "instant":
             headers["avow-finality"] = self.options.finality
+        if self.options.audience is not None:
+            headers["avow-audience"] = self.options.audience.to_text()
+        if self.options.payer_opens:
+            headers["avow-opening"] = "payer"
         if self.client_key is not None:
             point = self.client_key.public_key().public_bytes(Encoding.X962, PublicFormat.UncompressedPoint)
             headers["avow-client-key"] = base64url(point)
@@ -168,6 +194,8 @@ class _Member(msgspec.Struct):
     method: str | None = None
     finality: str | None = None
     nonce: str | None = None
+    audience: str | None = None
+    opening: str | None = None
 
 
 class _Head(msgspec.Struct):
@@ -198,6 +226,12 @@ def prepare(
         options = replace(options, method=method_of(member.method))
     if member.finality is not None:
         options = replace(options, finality=finality_of(member.finality))
+    if member.audience is not None:
+        options = replace(options, audience=audience_of(member.audience))
+    if member.opening is not None:
+        options = replace(options, payer_opens=payer_opens_of(member.opening))
+    if (options.audience is not None or options.payer_opens) and options.method is not Method.OPTIMISTIC:
+        raise BadOption("only an optimistic answer has an audience or an opening", hint="method='optimistic'")
     if options.private_key is not None and options.method is None:
         options = replace(options, method=Method.VANILLA)
     nonce = random(NONCE_LENGTH) if member.nonce is None else from_base64url(member.nonce, max_bytes=64)

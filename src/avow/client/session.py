@@ -13,13 +13,24 @@ import msgspec
 
 from avow.client.check import Verified, check_answer
 from avow.client.errors import NotSettled, ReceiptRefused, RemoteError, Unreachable
-from avow.client.exchange import Options, Payment, Sent, finality_of, method_of, prepare, program_of
+from avow.client.exchange import (
+    Options,
+    Payment,
+    Sent,
+    audience_of,
+    finality_of,
+    method_of,
+    payer_opens_of,
+    prepare,
+    program_of,
+)
 from avow.client.live import LiveStream
 from avow.client.pins import Pins, is_loopback, origin_of, read_policy
 from avow.client.saved import SavedReceipts
 from avow.errors import InputError, NotFound
 from avow.home import home_folder
 from avow.methods import checks
+from avow.receipt.audience import Audience
 from avow.receipt.receipt import Receipt
 from avow.receipt.report import Report
 from avow.receipt.statement import Method
@@ -28,6 +39,7 @@ from avow.receipt.verify import DEMANDS, Question
 
 DEFAULT_URL = "http://127.0.0.1:8600"
 WAIT_STEP_MS = 10_000
+FINAL_POLL_S = 0.5
 MAX_ERROR_BODY = 64 * 1024
 
 URL_VARIABLE = "AVOW_URL"
@@ -72,6 +84,8 @@ class Settings:
     on_receipt: OnReceipt | None = None
     clock_ms: Callable[[], int] = wall_clock_ms
     payment: Payment | None = None
+    audience: str | Audience | None = None
+    opening: str = "anyone"
 
     def options(self) -> Options:
         """The settings that concern one request, checked. Raises BadOption or InputError."""
@@ -87,6 +101,8 @@ class Settings:
             require=self.require,
             private_key=self.private_key,
             payment=self.payment,
+            audience=None if self.audience is None else audience_of(self.audience),
+            payer_opens=payer_opens_of(self.opening),
         )
 
 
@@ -114,6 +130,8 @@ class Session:
         method: str | Method | None = None,
         finality: str | None = None,
         program: str | bytes | None = None,
+        audience: str | Audience | None = None,
+        opening: str | None = None,
     ) -> Sent:
         """One request; what is None here is as the session is set up."""
         options = self.options
@@ -121,6 +139,10 @@ class Session:
             options = replace(options, method=method_of(method))
         if finality is not None:
             options = replace(options, finality=finality_of(finality))
+        if audience is not None:
+            options = replace(options, audience=audience_of(audience))
+        if opening is not None:
+            options = replace(options, payer_opens=payer_opens_of(opening))
         sent = prepare(endpoint, body, options, self.trust, now_ms=self.clock_ms())
         return sent if program is None else replace(sent, program=program_of(program))
 

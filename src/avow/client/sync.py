@@ -13,6 +13,7 @@ from avow.client.check import MAX_ANSWER, Verified
 from avow.client.errors import AnswerRefused, NotSettled
 from avow.client.exchange import CHAT_ENDPOINT, Payment, Sent
 from avow.client.session import (
+    FINAL_POLL_S,
     WAIT_STEP_MS,
     Messages,
     Model,
@@ -32,6 +33,7 @@ from avow.client.session import (
     wall_clock_ms,
 )
 from avow.errors import TooLarge
+from avow.receipt.audience import Audience
 from avow.receipt.encoding import base64url
 from avow.receipt.partial import PartialReceipt
 from avow.receipt.receipt import Receipt
@@ -56,6 +58,20 @@ class AnswerReceipt(HeldReceipt):
             secret = None if opening is None else opening.seed
             if not self._took(self._client.fetch(self._path, secret, min(left_ms, WAIT_STEP_MS))):
                 time.sleep(min(0.05, left_ms / 1000))
+        return self
+
+    def final(self, timeout: float = 180.0) -> Self:
+        """Of an optimistic answer: wait until nobody can challenge it any more, at most `timeout` seconds.
+
+        Raises NotSettled when the time is over, ReceiptRefused for an answer that was overturned.
+        """
+        end = time.monotonic() + timeout
+        self.settled(timeout)
+        while not self.is_final:
+            if time.monotonic() >= end:
+                raise NotSettled(f"not final within {timeout:g} s", hint="ask again later: `receipt.final()`")
+            time.sleep(FINAL_POLL_S)
+            self._took(self._client.fetch(self._path, None, 0))
         return self
 
 
@@ -145,7 +161,7 @@ class Client:
 
     url          the gateway's address; None takes $AVOW_URL, the network that runs from `home`, or port 8600 of this machine
     trust        whom to trust: a TrustPolicy or the path of one; None takes what is pinned for the address (see pins.py)
-    method       "vanilla" or "tee"; None leaves the choice to the gateway
+    method       "vanilla", "tee" or "optimistic"; None leaves the choice to the gateway
     finality     "instant", or "settled" to have each call wait for its settlement
     require      demands that an answer must meet, as `avow verify --require` takes them
     programs     program ids pinned by model name: another program's answer is refused
@@ -154,6 +170,8 @@ class Client:
     save         keep every receipt under HOME/receipts
     on_receipt   called with each verified receipt
     timeout      seconds that the gateway may be silent
+    audience     who may check an optimistic answer by running it again: "public", "payer", or "watchers" and addresses after it
+    opening      "payer": nobody else may open an optimistic answer on chain; "anyone" lets watchers prove a fault
     home         the folder of pins and receipts; None is $AVOW_HOME or ~/.avow
     """
 
@@ -173,11 +191,14 @@ class Client:
         timeout: float = 600.0,
         home: str | os.PathLike[str] | None = None,
         clock_ms: Callable[[], int] = wall_clock_ms,
+        audience: str | Audience | None = None,
+        opening: str = "anyone",
         transport: httpx2.BaseTransport | None = None,
     ) -> None:
         settings = Settings(
-            trust, home, method, finality, tuple(require), programs, key, save, on_receipt, clock_ms, payment
-        )
+            trust, home, method, finality, tuple(require), programs, key, save, on_receipt, clock_ms, payment, audience,
+            opening,
+        )  # fmt: skip
         self.session = Session(url, settings)
         self._first_model: str | None = None
         self._http = httpx2.Client(
@@ -195,6 +216,8 @@ class Client:
         method: str | Method | None = None,
         finality: str | None = None,
         program: str | bytes | None = None,
+        audience: str | Audience | None = None,
+        opening: str | None = None,
         **parameters: Any,
     ) -> Chat:
         """Ask, and get the verified answer. `messages` is a text or OpenAI's list; `parameters` are OpenAI's.
@@ -204,7 +227,9 @@ class Client:
         Raises RemoteError, Unreachable, or the AnswerRefused whose class names what did not hold.
         """
         body = chat_body(messages, model or self._default_model(), stream=False, parameters=parameters)
-        sent = self.session.prepare(CHAT_ENDPOINT, body, method=method, finality=finality, program=program)
+        sent = self.session.prepare(
+            CHAT_ENDPOINT, body, method=method, finality=finality, program=program, audience=audience, opening=opening
+        )
         return Chat(self, self._exchange(sent), sent)
 
     def stream(
@@ -215,11 +240,15 @@ class Client:
         method: str | Method | None = None,
         finality: str | None = None,
         program: str | bytes | None = None,
+        audience: str | Audience | None = None,
+        opening: str | None = None,
         **parameters: Any,
     ) -> ChatStream:
         """The same, chunk by chunk. Raises as `chat`; a broken stream raises StreamCut with its receipt."""
         body = chat_body(messages, model or self._default_model(), stream=True, parameters=parameters)
-        sent = self.session.prepare(CHAT_ENDPOINT, body, method=method, finality=finality, program=program)
+        sent = self.session.prepare(
+            CHAT_ENDPOINT, body, method=method, finality=finality, program=program, audience=audience, opening=opening
+        )
         request = self._request(sent)
         try:
             response = self._http.send(request, stream=True)
@@ -237,11 +266,21 @@ class Client:
         method: str | Method | None = None,
         finality: str | None = None,
         program: str | bytes | None = None,
+        audience: str | Audience | None = None,
+        opening: str | None = None,
         **parameters: Any,
     ) -> Inference:
         """Run a tensor program. `inputs`: Open Inference Protocol tensors, or {name: bytes} for BYTES tensors of one element."""
         body = infer_body(inputs, parameters)
-        sent = self.session.prepare(infer_endpoint(model), body, method=method, finality=finality, program=program)
+        sent = self.session.prepare(
+            infer_endpoint(model),
+            body,
+            method=method,
+            finality=finality,
+            program=program,
+            audience=audience,
+            opening=opening,
+        )
         return Inference(self, self._exchange(sent), sent)
 
     def models(self) -> list[Model]:

@@ -226,7 +226,8 @@ class NodeStatus(msgspec.Struct, array_like=True, frozen=True, forbid_unknown_fi
     """A node's state now.
 
     `trust_gap_ms`: age of the oldest answer that is not settled, on the node's monotonic clock. `methods`: those with a key
-    that stands. `chain_ok`, `outbox_ok`: whether the chain answers and statements can be made durable.
+    that stands. `chain_ok`, `outbox_ok`: whether the chain answers and statements can be made durable. `bond` and `locked` in wei, decimal
+    text, and the number of optimistic statements that can still be challenged; nothing of it where there is no such method.
     """
 
     outbox_depth: Uint
@@ -237,3 +238,6 @@ class NodeStatus(msgspec.Struct, array_like=True, frozen=True, forbid_unknown_fi
     outbox_ok: bool
     standing_age_ms: Uint
     keys: list[KeyStatus]
+    bond: str = ""
+    locked: str = ""
+    open_statements: Uint = 0

@@ -316,6 +316,7 @@ class Node:
         ]
         ready = [key for key in self.keys.values() if key.ready]
         age_s = max((now - key.standing_at for key in ready), default=0.0)
+        upkeep = self.upkeep
         return wire.encode(
             NodeStatus(
                 outbox_depth=settler.depth,
@@ -326,6 +327,9 @@ class Node:
                 outbox_ok=self.outbox.writable,
                 standing_age_ms=int(age_s * 1000),
                 keys=keys,
+                bond="" if upkeep is None else str(upkeep.amount),
+                locked="" if upkeep is None else str(upkeep.locked),
+                open_statements=0 if upkeep is None else upkeep.open_statements,
             )
         )
 

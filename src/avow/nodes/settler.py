@@ -336,7 +336,9 @@ class Settler:
             if self.on_refused is not None:
                 self.on_refused(line.key)
             if refusal.code == Code.KEY_OVERTURNED:
-                log.critical("key %s is revoked: an answer of its was overturned; the others are void", line.key.key.hex())
+                log.critical(
+                    "key %s is revoked: an answer of its was overturned; the others are void", line.key.key.hex()
+                )
             revoked = await self._chain.key_state(line.key.key) is KeyState.REVOKED
             cause = KEY_REVOKED if revoked else MEASUREMENT_EXPIRED
             await self._outbox.set_void(number, [row.number for row in rows if row.void == 0], cause)

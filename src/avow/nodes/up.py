@@ -1,6 +1,6 @@
-"""`python -m avow.nodes.up`: a network on this machine: chain, enclave, node and gateway, each a process of its own.
+"""`python -m avow.nodes.up`: a network on this machine: chain, enclave, node, gateway and watcher, each a process of its own.
 
-HOME holds all of it: chain/, node/, gateway/, development-enclave/, models/, keys/governance, run/ (sockets and logs),
+HOME holds all of it: chain/, node/, gateway/, watcher/, development-enclave/, models/, keys/governance, run/ (sockets and logs),
 network.json (where everything is), trust.json (what a reader on this machine pins).
 """
 
@@ -20,17 +20,21 @@ from typing import Any
 
 import aiohttp
 
-from avow.chain.genesis import AllowedMeasurement
 from avow.chain.modules import measurements, nodes
 from avow.errors import AvowError
 from avow.home import home_folder, private_folder, write_private
-from avow.methods.tee.attesters import development_root
-from avow.models.catalogue import entries, install
-from avow.models.store import Progress, Store, no_progress
+from avow.models.store import Progress, no_progress
 from avow.nodes.chain_client import ChainClient
-from avow.nodes.enclave_process import development_attester
-from avow.nodes.full import create_network
 from avow.nodes.gateway.account import account_address, account_key
+from avow.nodes.local import (
+    DEFAULT_MODEL,
+    LocalAccounts,
+    install_programs,
+    make_genesis,
+    measurement_of,
+    methods_of,
+    programs_for,
+)
 from avow.nodes.node_client import NodeClient
 from avow.nodes.process import configure_logging
 from avow.nodes.supervisor import Child, Supervisor
@@ -38,15 +42,10 @@ from avow.receipt.statement import Method
 
 log = logging.getLogger(__name__)
 
-FUNDS_WEI = 10**27
 START_S = 180.0
 READY_S = 60.0
 TRUST_REFRESH_S = 3_600.0
 _POLL_S = 0.05
-_METHODS = {int(Method.VANILLA), int(Method.TEE)}
-
-DEFAULT_MODEL = "smollm2-135m-instruct"
-CLASSIFIER = "magika"
 
 
 class AlreadyUp(AvowError):
@@ -62,7 +61,7 @@ class UpConfig:
     home: Path
     port: int = 8600
     host: str = "127.0.0.1"
-    programs: tuple[str, ...] = (DEFAULT_MODEL, CLASSIFIER)
+    programs: tuple[str, ...] = field(default_factory=lambda: programs_for(DEFAULT_MODEL))
     threads: int = 1
     slots: int = 4
     program_ids: tuple[bytes, ...] | None = None
@@ -72,20 +71,9 @@ class UpConfig:
             "enclave": "avow.nodes.enclave_process",
             "node": "avow.nodes.inference",
             "gateway": "avow.nodes.gateway",
+            "watcher": "avow.nodes.watcher",
         }
     )
-
-
-def programs_for(model: str) -> tuple[str, ...]:
-    """A chat model and the classifier."""
-    return (model,) if model == CLASSIFIER else (model, CLASSIFIER)
-
-
-def install_programs(home: Path, names: Sequence[str], progress: Progress = no_progress) -> tuple[bytes, ...]:
-    """Programs that are in the store, or in the catalogue and fetched now; their ids."""
-    store = Store(home)
-    known = {entry.name for entry in entries()}
-    return tuple(install(store, name, progress) if name in known else store.find(name).program_id for name in names)
 
 
 class Network:
@@ -95,9 +83,11 @@ class Network:
         self._config = config
         self._progress = progress
         self._home = private_folder(config.home)
+        self._accounts = LocalAccounts(self._home)
         self._lock = _lock(private_folder(config.home / "run") / "lock")
         self._started_ms = time.time_ns() // 1_000_000
         self._program_ids: tuple[bytes, ...] = ()
+        self._methods: dict[bytes, frozenset[Method]] = {}
         self._supervisor = Supervisor(lambda _child: self._changed())
         self._chain_id = ""
         self._up = False
@@ -106,18 +96,6 @@ class Network:
 
     def _socket(self, name: str) -> str:
         return f"unix:{self._home / 'run' / name}.sock"
-
-    @property
-    def _governance(self) -> Path:
-        return self._home / "keys" / "governance"
-
-    @property
-    def _operator(self) -> Path:
-        return self._home / "node" / "key"
-
-    @property
-    def _payer(self) -> Path:
-        return self._home / "gateway" / "key"
 
     def state(self) -> dict[str, Any]:
         """network.json."""
@@ -131,11 +109,7 @@ class Network:
             "node": self._socket("node"),
             "enclave": self._socket("enclave"),
             "programs": [program.hex() for program in self._program_ids],
-            "accounts": {
-                "governance": "0x" + account_address(self._governance).hex(),
-                "operator": "0x" + account_address(self._operator).hex(),
-                "payer": "0x" + account_address(self._payer).hex(),
-            },
+            "accounts": self._accounts.addresses(),
             "processes": {
                 name: {"pid": child.pid, "restarts": child.restarts, "log": str(child.log_file)}
                 for name, child in children.items()
@@ -160,7 +134,8 @@ class Network:
             self._program_ids = await asyncio.to_thread(install_programs, self._home, config.programs, self._progress)
         else:
             self._program_ids = config.program_ids
-        await asyncio.to_thread(self._make_genesis)
+        self._chain_id = await asyncio.to_thread(make_genesis, self._home, self._program_ids)
+        self._methods = {program: methods_of(self._home, program) for program in self._program_ids}
         supervisor = self._supervisor
         chain = self._child("chain", self._chain_arguments)
         enclave = self._child("enclave", self._enclave_arguments)
@@ -172,27 +147,21 @@ class Network:
             supervisor.start(child)
         for child in (enclave, node, gateway):
             await supervisor.until_ready(child, START_S)
+        watchers = self._watchers()
+        for child in watchers:
+            supervisor.start(child)
         await asyncio.wait_for(self._until_serving(), READY_S)
+        for child in watchers:
+            await supervisor.until_ready(child, START_S)
         await self._write_trust()
         self._up = True
         self._write_state()
         return self.state()
 
-    def _make_genesis(self) -> None:
-        accounts = [account_address(file) for file in (self._governance, self._operator, self._payer)]
-        root, _ = development_root(self._home)
-        genesis = create_network(
-            self._home,
-            governance=accounts[0],
-            accounts=[(address, FUNDS_WEI) for address in accounts],
-            attestation_roots=[root],
-            measurements=[AllowedMeasurement(self._measurement(), None, 0, None)],
-        )
-        self._chain_id = genesis.chain_id
-
-    def _measurement(self) -> bytes:
-        """Of the enclave as this code and these programs make it."""
-        return development_attester(self._home, self._program_ids).measurement
+    def _watchers(self) -> list[Child]:
+        """The appointed watcher, where there is something to watch."""
+        optimistic = any(Method.OPTIMISTIC in methods for methods in self._methods.values())
+        return [self._child("watcher", self._watcher_arguments)] if optimistic else []
 
     def _child(self, name: str, arguments: Callable[[str | None], Awaitable[Sequence[str]]]) -> Child:
         return Child(name, self._config.modules[name], arguments, self._home / "run" / f"{name}.log")
@@ -230,21 +199,26 @@ class Network:
             *where,
         ]
 
+    async def _watcher_arguments(self, _previous: str | None) -> Sequence[str]:
+        where = ["--chain", self._address("chain"), "--gateway", self._address("gateway")]
+        return ["--home", str(self._home), *where, "--threads", str(self._config.threads)]
+
     async def _allow_measurement(self) -> None:
-        measurement = await asyncio.to_thread(self._measurement)
-        async with ChainClient(self._address("chain"), account_key(self._governance)) as client:
+        measurement = await asyncio.to_thread(measurement_of, self._home, self._program_ids)
+        async with ChainClient(self._address("chain"), account_key(self._accounts.governance)) as client:
             entry = (measurement, measurements.ANY_PROGRAM)
             allowed, _, _ = await client.view(nodes.ADDRESS, "allowedMeasurement", *entry)
             if not allowed:
                 await client.transact(nodes.ADDRESS, "allowMeasurement", *entry, 0, measurements.NO_END_MS)
 
     async def _until_serving(self) -> None:
-        """Until the node can answer by both methods, the gateway knows it, and its account may be charged."""
-        operator, payer = account_address(self._operator), account_address(self._payer)
+        """Until the node can answer by all methods, the gateway knows it, and its account may be charged."""
+        operator, payer = account_address(self._accounts.operator), account_address(self._accounts.payer)
+        wanted = set().union(*self._methods.values())
         async with ChainClient(self._address("chain")) as chain, aiohttp.ClientSession() as session:
             while True:
                 remaining, _ = await chain.allowance(payer, operator)
-                if remaining and await self._answering() >= _METHODS and await self._routed(session):
+                if remaining and await self._answering() >= wanted and await self._routed(session):
                     return
                 await asyncio.sleep(_POLL_S)
 
@@ -261,15 +235,17 @@ class Network:
         return {key.method for key in description.keys}
 
     async def _routed(self, session: aiohttp.ClientSession) -> bool:
-        """Whether the gateway offers every program by both methods."""
+        """Whether the gateway offers every program by all of its methods."""
         try:
             async with session.get(f"{self._address('gateway')}/v1/models") as response:
                 models = (await response.json())["data"]
         except (aiohttp.ClientError, KeyError, TypeError, ValueError):
             return False
-        labels = {Method(method).label for method in _METHODS}
-        offered = {model["avow"]["program"]: labels <= set(model["avow"]["methods"]) for model in models}
-        return all(offered.get(program.hex()) for program in self._program_ids)
+        offered = {model["avow"]["program"]: set(model["avow"]["methods"]) for model in models}
+        return all(
+            {method.label for method in methods} <= offered.get(program.hex(), set())
+            for program, methods in self._methods.items()
+        )
 
     async def _write_trust(self) -> None:
         async with ChainClient(self._address("chain")) as chain:
@@ -378,6 +354,8 @@ def main() -> None:
 def describe(state: dict[str, Any]) -> str:
     """Where everything is, for people; the last line is `ready URL`."""
     rows = [("chain", state["chain"]), ("node", state["node"]), ("enclave", state["enclave"])]
+    if "watcher" in state.get("processes", ()):
+        rows.append(("watcher", state["accounts"]["watcher"]))
     rows += [("home", state["home"]), ("chain id", state["chain_id"])]
     return "".join([f"{name:<9} {where}\n" for name, where in rows]) + f"ready {state['url']}\n"
 

@@ -62,7 +62,7 @@ class DisputesChain(Protocol):
 
 
 class Upkeep:
-    """Rules 1 to 3, for the keys of the method optimistic."""
+    """Rules 1 to 3, for the keys of the method optimistic. `amount` and `locked` of the bond, and `open_statements`, as last asked."""
 
     def __init__(
         self,
@@ -80,6 +80,9 @@ class Upkeep:
         self.openings = Openings(chain_id, outbox, receipts, programs, lambda: self.appointed)
         self._bond = bond
         self._rules: OptimisticRules | None = None
+        self.amount = 0
+        self.locked = 0
+        self.open_statements = 0
         self._free = 0
         self._under_way = 0
         self._delivered = 0
@@ -137,11 +140,14 @@ class Upkeep:
         self._rules = rules = await self._chain.optimistic()
         amount, locked = await self._chain.bond()
         unsettled = 0
+        waiting = sum(batch.count for batch in self._outbox.open_batches(Method.OPTIMISTIC))
         for key in self._keys():
             for row in self._outbox.statements(key.key_number, key.settled, _MAX_BACKLOG):
                 if row.void == 0:
+                    waiting += 1
                     terms = Columns.unpack(row.columns).terms
                     unsettled += rules.parameters.required_bond(charge_of(row.columns)[1], terms)
+        self.amount, self.locked, self.open_statements = amount, locked, waiting
         self._free = amount - locked - unsettled
         self._delivered -= delivered
         return rules

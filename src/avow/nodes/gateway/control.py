@@ -221,10 +221,7 @@ class Control:
         return Response(await self._trust.policy(), 200, {"cache-control": "no-store"}, "application/json")
 
     async def health(self, _request: Request) -> Response:
-        nodes = [
-            {"address": link.address, "connected": link.connected, "in_flight": link.in_flight}
-            for link in self._directory.links
-        ]
+        nodes = [_link(link) for link in self._directory.links]
         healthy = any(link.connected for link in self._directory.links)
         programs = [program.name for program in self._directory.programs()]
         status = {"status": "ok" if healthy else "unavailable", "version": VERSION, "nodes": nodes, "models": programs}
@@ -232,6 +229,19 @@ class Control:
 
     async def metrics(self, _request: Request) -> Response:
         return Response(self._metrics.exposition(), 200, {"content-type": CONTENT_TYPE.decode()})
+
+
+def _link(link: Link) -> dict[str, Any]:
+    """A node's state; of one that answers by optimistic, what it has at stake too."""
+    view: dict[str, Any] = {"address": link.address, "connected": link.connected, "in_flight": link.in_flight}
+    status = link.status
+    if status is not None and status.bond:
+        view["optimistic"] = {
+            "bond_wei": status.bond,
+            "locked_wei": status.locked,
+            "open_statements": status.open_statements,
+        }
+    return view
 
 
 def tensor_metadata(program: ProgramDescription) -> dict[str, Any]:

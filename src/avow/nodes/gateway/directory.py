@@ -71,6 +71,8 @@ class Link:
         self.limit = limit
         self.in_flight = 0
         self.description: NodeDescription | None = None
+        self.status: NodeStatus | None = None
+        """As it was when it was asked last (settled.py)."""
         self._make = connect
         self._changed = changed
         self._node: Node | None = None

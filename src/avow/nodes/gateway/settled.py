@@ -86,6 +86,7 @@ async def _status(link: Link, gap: TrustGap, metrics: GatewayMetrics) -> NodeSta
         status = await link.node.status()
     except AvowError:
         return None
+    link.status = status
     metrics.outbox.set(label, status.outbox_depth)
     now = time.monotonic()
     for key in status.keys:

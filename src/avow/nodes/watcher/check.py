@@ -105,7 +105,10 @@ def _run(loaded: Loaded, request: Any, effective: dict[str, Any], seed: bytes) -
 
 def _effective(engine: TracedEngine, request: Any, shown: bytes) -> dict[str, Any] | None:
     """The effective parameters that were shown, if they are the request's; a seed that the caller left open is the node's choice."""
-    said = msgspec.json.decode(shown, type=dict[str, Any])
+    try:
+        said = msgspec.json.decode(shown, type=dict[str, Any])
+    except (msgspec.DecodeError, RecursionError):  # committed to as bytes: they may be anything
+        return None
     own = msgspec.json.decode(msgspec.json.encode(engine.effective(request)), type=dict[str, Any])
     if request.get("seed") is None and isinstance(said.get("seed"), int):
         own["seed"] = said["seed"]
@@ -158,7 +161,10 @@ def _compare_answers(kind: str, shown: Shown, own: Mapping[str, Any], *, cut: bo
     """Rule 5, for a right trace: what was answered beside what the run gives."""
     if cut:
         return Finding(Event.SAME_RUN, "cut short: the answer's end is the caller's to judge")
-    told = msgspec.json.decode(shown.response, type=dict[str, Any])
+    try:
+        told = msgspec.json.decode(shown.response, type=dict[str, Any])
+    except (msgspec.DecodeError, RecursionError):  # JSON, but none that a program's answer is
+        return Finding(Event.ANSWER_DIFFERS, "the answer is not one that the program's outputs say")
     made = msgspec.json.decode(msgspec.json.encode(own), type=dict[str, Any])
     if kind == "chat":
         told, made = ({name: value for name, value in each.items() if name not in _VOLATILE} for each in (told, made))
@@ -172,8 +178,9 @@ def _compare_answers(kind: str, shown: Shown, own: Mapping[str, Any], *, cut: bo
 def _said(answer: Mapping[str, Any]) -> list[Any]:
     """Of each choice what was said and why it ended."""
     choices = answer.get("choices")
+    found = [choice for choice in (choices if isinstance(choices, list) else ()) if isinstance(choice, dict)]
+    messages = [choice.get("message") for choice in found]
     return [
-        [choice.get("message", {}).get("content"), choice.get("finish_reason")]
-        for choice in (choices if isinstance(choices, list) else ())
-        if isinstance(choice, dict)
+        [message.get("content") if isinstance(message, dict) else message, choice.get("finish_reason")]
+        for message, choice in zip(messages, found, strict=True)
     ]
