@@ -224,7 +224,10 @@ def test_a_witness_must_beat_the_choice():
         else:
             with pytest.raises(ProofError):
                 judge(CHOICE, proof)
-    assert judge(CHOICE, replace(CHOICE_PROOF, witness=None)) == Guilty("element", N + 3, 0)  # the whole row is opened
+    with pytest.raises(
+        NotShown, match="by a witness"
+    ):  # a row of many values would cost a referee more than its witness
+        judge(CHOICE, replace(CHOICE_PROOF, witness=None))
     assert right is not None
 
 
@@ -370,3 +373,43 @@ def test_a_chunk_that_was_committed_to_in_another_size_proves_nothing(by):
     leaves = tuple(openings.multiproof(levels, [item.slot for item in opened]))
     with pytest.raises(NotCommitted, match="not of the tensor's size"):
         judge(claim, replace(proof, header=header, tensors=opened, leaves=leaves))
+
+
+COPIED, COPIED_PROOF = planted(2 * N + 0, 700)
+
+
+def test_a_forged_program_input():
+    """The operator `input` reads the header's own digest: what is opened there must lead to it."""
+    at = [item.slot for item in COPIED_PROOF.tensors].index(INPUT_SLOT)
+    forged = bend(COPIED_PROOF.tensors, at, chunk(0, lambda c: (c[0], bytes(len(c[1])))))
+    with pytest.raises(NotCommitted, match="input or output"):
+        judge(COPIED, replace(COPIED_PROOF, tensors=forged))
+    fewer = tuple(item for item in COPIED_PROOF.tensors if item.slot != INPUT_SLOT)
+    with pytest.raises(NotShown, match="not opened"):
+        judge(COPIED, replace(COPIED_PROOF, tensors=fewer))
+    other = tuple(
+        replace(item, slot=INPUT_SLOT + 1) if item.slot == INPUT_SLOT else item for item in COPIED_PROOF.tensors
+    )
+    with pytest.raises(NotShown, match="does not need"):
+        judge(COPIED, replace(COPIED_PROOF, tensors=other))
+
+
+def test_a_forged_program_output():
+    value = unpack("int16", HONEST.tensors[OUTPUT_SLOT])[40]
+    liar = HONEST.altered(OUTPUT_SLOT, 40, value ^ 1)
+    proof = find_fault(liar.subject, liar.parsed, OWN, SEED, liar)
+    assert judge(liar, proof) == Guilty("output", OUTPUT_SLOT, 40)
+    assert [item.slot for item in proof.tensors] == [2 * N + 4, OUTPUT_SLOT]
+    search = _Search(HONEST.subject, HONEST.parsed, OWN, SEED, HONEST)
+    site = Site(PROGRAM.head, PROGRAM.operators[4], 4, 2, 4, 0)
+    right = search._opening("output", site, OUTPUT_SLOT, 40, {OUTPUT_SLOT: {0}, site.slot: {0}})
+    with pytest.raises(NoFault):
+        judge(HONEST, right)
+    with pytest.raises(NotCommitted, match="input or output"):
+        judge(HONEST, replace(right, tensors=(right.tensors[0], proof.tensors[1])))
+    with pytest.raises(NotShown):
+        judge(HONEST, replace(right, index=72))
+    with pytest.raises(NotShown, match="no such program output"):
+        judge(HONEST, replace(right, slot=OUTPUT_SLOT + 2))
+    with pytest.raises(NotShown):
+        judge(HONEST, replace(right, slot=site.slot, index=4))
