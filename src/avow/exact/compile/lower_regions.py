@@ -1,10 +1,11 @@
 """Lowering of what looks at regions and rows: pools, reductions as trees, softmax, normalisation."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 
-from avow.exact.compile.builder import multiplier
+from avow.exact.compile.builder import multiplier, type_of
 from avow.exact.compile.errors import CannotCompile
 from avow.exact.compile.graph import Node
 from avow.exact.compile.lower_products import MAX_STRIDED, fitted
@@ -94,62 +95,58 @@ def reduction(lowering: Lowering, node: Node) -> None:
 
 
 def _reduce(lowering: Lowering, node: Node, axes: list[int], *, mean: bool, largest: bool) -> None:
+    """One axis after the other, where they lie: nothing is moved, and extents of one stay for who needs them."""
     before, after = lowering.graph.shapes[node.inputs[0]], lowering.graph.shapes[node.outputs[0]]
     x = lowering.values[node.inputs[0]]
     gone = [axis for axis in x.axes if axis in axes and before[axis] > 1]
-    rest = [axis for axis in x.axes if axis not in axes or before[axis] == 1]
-    rest = [axis for axis in rest if axis >= 0 and before[axis] > 1]
-    count = math.prod(before[axis] for axis in gone)
-    behind = [axis for axis in x.axes if axis in gone or axis in rest][-len(gone) :] == gone if gone else True
-    x = lowering.arrange(x, (*rest, *gone) if behind else (*gone, *rest))
-    kept = tuple(before[axis] for axis in rest)
-    if len(gone) > 1:
-        shape = (*kept, count) if behind else (count, *kept)
-        names = (*rest, gone[0]) if behind else (gone[0], *rest)
-        x = lowering.add("reshape", [lowering.source(x)], shape, names, x.scale, (x.low, x.high))
-    if gone:
-        x = _tree(lowering, node, x, len(rest) if behind else 0, mean=mean, largest=largest, count=count)
-    # One extent of one is left where the axes were; the others keep their names, less those that went.
-    dropped = len(after) != len(before)
-    names_left = {axis: axis - (sum(each < axis for each in axes_all(before, axes)) if dropped else 0) for axis in rest}
-    lowering.values[node.outputs[0]] = Lowered(
-        x.number, x.shape, tuple(names_left.get(axis, -1) for axis in x.axes), x.scale, x.low, x.high
-    )
-
-
-def axes_all(before: tuple[int, ...], axes: list[int]) -> list[int]:
-    """The reduced axes; those of extent one that went with them cannot be told apart and are none here."""
-    return [axis for axis in axes if axis < len(before)]
-
-
-def _tree(lowering: Lowering, node: Node, x: Lowered, place: int, *, mean: bool, largest: bool, count: int) -> Lowered:
-    """Blocks of blocks, each small enough to be opened; sums are scaled at the end."""
     target, most = (x.scale, 0) if largest else lowering.scale(node.outputs[0])
-    while True:
-        extent = x.shape[place]
-        last = _block(x, place) >= extent
-        block = extent if last else _block(x, place)
+    count = math.prod(before[axis] for axis in gone)
+    ratio = x.scale / (count if mean else 1) / target
+    for axis in gone:
+        place = x.axes.index(axis)
+        x = _tree(lowering, x, place, largest=largest)
+        if axis == gone[-1] and not largest:
+            x = _scaled(lowering, node, x, ratio, target, most)
+    # What is left keeps its order; with keepdims, the axes that went are still there, of extent one.
+    left = [axis for axis, extent in enumerate(before) if extent > 1 and axis not in axes]
+    names = dict(zip(left, [axis for axis, extent in enumerate(after) if extent > 1], strict=True))
+    if len(before) == len(after):
+        names |= {axis: axis for axis in gone}
+    lowering.values[node.outputs[0]] = replace(x, axes=tuple(names.get(axis, -1) for axis in x.axes))
+
+
+def _tree(lowering: Lowering, x: Lowered, place: int, *, largest: bool) -> Lowered:
+    """Blocks of blocks along one dimension, each small enough to be opened; sums as they are."""
+    while x.shape[place] > 1:
+        block = min(_block(x, place), x.shape[place])
         shape = list(x.shape)
-        shape[place] = -(-extent // block)
+        shape[place] = -(-shape[place] // block)
+        interval = (x.low, x.high) if largest else (x.low * block, x.high * block)
+        if max(-interval[0], interval[1]) >= ACCUMULATOR:
+            raise CannotCompile("a sum of too many values", extent=x.shape[place])
         attributes: dict[str, int | tuple[int, ...]] = {
             "axis": place,
             "block": block,
             "mode": 0 if largest else 1,
             "rescale": 0,
         }
-        interval = (x.low, x.high) if largest else (x.low * block, x.high * block)
-        scale = x.scale
-        if not largest:
-            if max(-interval[0], interval[1]) >= ACCUMULATOR:
-                raise CannotCompile("a sum of too many values", count=count)
-            if last:
-                ratio = x.scale / (count if mean else 1) / target
-                m, s = multiplier(ratio)
-                attributes |= {"rescale": 1, "m": m, "s": s}
-                interval, scale = bounded(node, target, most), target
-        x = lowering.add("reduce", [lowering.source(x)], shape, x.axes, scale, interval, attributes)
-        if last:
-            return x
+        x = lowering.add("reduce", [lowering.source(x)], shape, x.axes, x.scale, interval, attributes)
+    return x
+
+
+def _scaled(lowering: Lowering, node: Node, x: Lowered, ratio: float, target: float, most: int) -> Lowered:
+    """The last sum, requantised as it is made: the operator just added gets a multiplier and a shift."""
+    m, s = multiplier(ratio)
+    draft = lowering.builder.drafts[x.number]
+    low, high = bounded(node, target, most)
+    lowering.builder.drafts[x.number] = replace(
+        draft,
+        low=low,
+        high=high,
+        type=type_of(low, high),
+        attributes={**draft.attributes, "rescale": 1, "m": m, "s": s},
+    )
+    return Lowered(x.number, x.shape, x.axes, target, low, high)
 
 
 def _block(x: Lowered, place: int) -> int:

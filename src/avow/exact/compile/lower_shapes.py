@@ -22,9 +22,23 @@ def reshape(lowering: Lowering, node: Node) -> None:
         return
     x = lowering.arrange(x, lowering.natural(x))
     shape = [after[axis] for axis in new]
+    if _gives_any_shape(lowering, node, x):
+        draft = lowering.builder.drafts[x.number]
+        lowering.builder.drafts[x.number] = replace(draft, shape=tuple(shape))
+        lowering.values[node.outputs[0]] = replace(x, shape=tuple(shape), axes=tuple(new))
+        return
     lowering.values[node.outputs[0]] = lowering.add(
         "reshape", [lowering.source(x)], shape, new, x.scale, (x.low, x.high)
     )
+
+
+def _gives_any_shape(lowering: Lowering, node: Node, x: Lowered) -> bool:
+    """Whether `x` was just made by a kind that gives its rows in any shape, for this node alone."""
+    last = x.number == len(lowering.builder.drafts) - 1
+    kept = {*lowering.graph.outputs, *lowering.graph.states.values()}
+    names = [name for name, value in lowering.values.items() if value.number == x.number]
+    alone = names == [node.inputs[0]] and len(lowering.consumers(names[0])) == 1 and names[0] not in kept
+    return last and alone and lowering.builder.drafts[x.number].kind in ("gather", "linear")
 
 
 def transpose(lowering: Lowering, node: Node) -> None:

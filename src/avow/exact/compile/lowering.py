@@ -96,6 +96,10 @@ class Lowering:
                 # A constant that is not constant, an attribute or input that is not there.
                 raise CannotCompile(f"{node.operator} has a form that is not compiled", place=node.place) from error
 
+    def consumers(self, name: str) -> list[Node]:
+        """The nodes that read a value."""
+        return self._consumers.get(name, [])
+
     # --- Scales ----------------------------------------------------------------------------------------------------
 
     def bits(self, name: str) -> int:
