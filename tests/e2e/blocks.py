@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from hashlib import sha256
 from pathlib import Path
 
+from avow.chain.errors import Code
 from avow.chain.execution import MODULES
 from avow.chain.genesis import AllowedMeasurement
 from avow.chain.modules import bank, nodes, optimistic, registry, validators
@@ -20,7 +21,7 @@ from avow.exact import descent
 from avow.methods.tee.attesters import DevelopmentAttester
 from avow.receipt.encoding import decode
 from avow.receipt.statement import Method
-from tests.chain.harness import ETHER, FAR_MS, NAMES, PROGRAM, START_MS, Chain, NodeKey, account
+from tests.chain.harness import ETHER, FAR_MS, NAMES, PROGRAM, START_MS, Chain, NodeKey, account, refused
 from tests.chain.optimistic import RULES, Optimistic, Posted
 
 GAS = 5_000_000
@@ -106,7 +107,7 @@ class Mixed(Optimistic):
         method = self.chance.choice(list(self.keys))
         count = self.chance.choice([1, 1, 2, 5, 20])
         if method is Method.OPTIMISTIC:
-            self.posted = [*self.posted[-20:], self.post(count)]
+            self.post_if_covered(count)
             return
         key = self.keys[method]
         key.now_ms = self.chain.now_ms
@@ -117,6 +118,17 @@ class Mixed(Optimistic):
         assert bool(result.code) is wrong
         if wrong:
             key.next, key.head = state
+
+    def post_if_covered(self, count: int) -> None:
+        """An optimistic batch; refused, and signed anew later, when the bond does not cover it."""
+        state, made = (self.key.next, self.key.head), [self.sign() for _ in range(count)]
+        posted = Posted(self.key, [item for item, _ in made], [run for _, run in made], bytes(count))
+        result = self.chain.settle(self.key, posted.statements)
+        if result.code:
+            assert refused(result)[0] is Code.BOND_INSUFFICIENT
+            self.key.next, self.key.head = state
+        else:
+            self.posted = [*self.posted[-20:], posted]
 
     def disputed(self) -> None:
         if not self.posted:
@@ -140,7 +152,7 @@ class Mixed(Optimistic):
         elif kind == 2:
             self.send("payer", "expire", self.chance.randbytes(32))
         else:
-            self.send("operator", "withdraw", self.chance.randrange(10**6))
+            self.send("operator", "deposit", value=self.chance.randrange(ETHER // 10))
 
     def governed(self) -> None:
         self.generation += 1

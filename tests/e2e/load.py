@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from avow.chain.errors import Code
+from avow.chain.host import refusal
 from avow.chain.modules import bank, nodes, registry, settlement
 from avow.chain.modules.batch import build_batch, leaves
 from avow.chain.transaction import sign_transaction, transaction_hash
@@ -44,6 +45,7 @@ class Transaction:
     nonce: int
     took_s: float = 0.0
     code: int | None = None
+    reason: Code | None = None
 
     @property
     def hash(self) -> bytes:
@@ -84,6 +86,7 @@ class Load:
     received: dict[bytes, int] = field(default_factory=dict)
     batches: list[Batch] = field(default_factory=list)
     refused: int = 0
+    stale: int = 0
     retries: dict[str, int] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -196,6 +199,8 @@ class Load:
             else:
                 item.took_s = time.monotonic() - started
                 item.code = receipt["code"]
+                found = refusal(bytes.fromhex(receipt["data"][2:]))
+                item.reason = None if found is None else found.reason
         return left
 
     async def _receipt(self, client: ChainClient, item: Transaction, wait_ms: int):
@@ -231,14 +236,20 @@ class Load:
                 units = chance.randint(1, 50)
                 batch.heads.append(signer.head)
                 batch.statements.append(signer.sign(units=units, amount=units * PRICE + wrong))
-            made = self._settle(nonce, key, batch)
-            nonce += 1
-            at = await self.deliver([made], at)
+            while True:
+                made = self._settle(nonce, key, batch)
+                nonce += 1
+                at = await self.deliver([made], at)
+                if made.reason is not Code.BATCH_TIME:
+                    break
+                self.stale += (
+                    1  # the first block after a halt has the time of the votes before it: as the outbox, try again
+                )
             if wrong:
-                assert made.code != Code.OK, "an overcharged batch was settled"
+                assert made.reason is Code.AMOUNT_EXCEEDS_PRICE, f"an overcharged batch: {made.reason}"
                 self.refused += 1
             else:
-                assert made.code == Code.OK, f"a batch was refused with code {made.code}"
+                assert made.code == Code.OK, f"a batch was refused: {made.reason}"
                 self.batches.append(batch)
                 await self._prove(batch, made, at)
             await self._pause(chance.uniform(0.0, 0.5))
