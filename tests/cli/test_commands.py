@@ -277,7 +277,9 @@ def test_up_passes_its_options_on(avow, home, monkeypatch):
     assert ran.code == 0
     assert ran.out.endswith("ready http://127.0.0.1:9\n")
     assert "working: 50 %" in ran.err
-    assert (given[0].home, given[0].port, given[0].programs, given[0].threads) == (home, 0, ("magika",), 2)
+    assert (given[0].home, given[0].port, given[0].threads) == (home, 0, 2)
+    assert given[0].programs == module.programs_for("magika")
+    assert given[0].programs[0] == "magika"
     assert avow("up", "--json").json["url"] == "http://127.0.0.1:9"
     ran = avow("up", "--demo")
     assert ran.code == 1

@@ -1,8 +1,57 @@
 """Engines of nodes that cheat: the real engine, with a value changed somewhere in the run, consistently told to who asks."""
 
-from avow.exact.hashing import INPUT_SLOT, OUTPUT_SLOT
-from avow.exact.kernels.machine import view_of
-from avow.exact.kernels.tracer import BulkTracer, Keeper, Planter
+from dataclasses import dataclass
+
+import numpy as np
+
+from avow.exact.kernels.tracer import BulkTracer, Keeper
+
+_TYPES = {"int8": np.int8, "int16": np.int16, "int32": np.int32}
+
+
+@dataclass(frozen=True)
+class Lie:
+    """A changed value: at a step and an operator, number `index` of its output (from the end, if negative), by `change` or one more.
+
+    `goes_on`: later operators read the changed value; else it is told, and the run goes on as it should. Values stay in their interval.
+    """
+
+    step: int
+    operator: int
+    index: int = 0
+    goes_on: bool = True
+    change: int = 1
+
+
+class LyingTracer:
+    """`told`: how many lies found a value that could be another."""
+
+    def __init__(self, inner, program, lies):
+        self._inner = inner
+        self._program = program
+        self._lies = {(lie.step, lie.operator): lie for lie in lies}
+        self.told = 0
+
+    def record(self, step, operator, data):
+        lie = self._lies.get((step, operator))
+        if lie is None:
+            self._inner.record(step, operator, data)
+            return
+        record = self._program.operators[operator]
+        values = np.frombuffer(data, dtype=_TYPES[record.type])
+        if not values.flags.writeable:
+            values = np.asarray(memoryview(data).cast("B")).view(_TYPES[record.type])
+        before = int(values[lie.index])
+        wanted = before + lie.change if before + lie.change <= record.high else before - lie.change
+        after = wanted if record.low <= wanted <= record.high else before
+        values[lie.index] = after
+        self.told += after != before
+        self._inner.record(step, operator, data)
+        if not lie.goes_on:
+            values[lie.index] = before
+
+    def finish(self, **ends):
+        return self._inner.finish(**ends)
 
 
 class LyingRun:
@@ -17,20 +66,23 @@ class LyingRun:
 
 
 class LyingEngine:
-    """Wraps an ExactEngine. `plants`: what is changed in each traced run; none: honest."""
+    """Wraps an ExactEngine. `lies`: what is changed in each traced run; none: honest. `told`: how many the last run told."""
 
-    def __init__(self, engine, plants=()):
+    def __init__(self, engine, lies=()):
         self._engine = engine
-        self.plants = list(plants)
+        self.lies = list(lies)
+        self.told = 0
         self.name, self.version, self.runtime, self.kind = engine.name, engine.version, engine.runtime, engine.kind
         self.close, self.effective, self.metadata = engine.close, engine.effective, engine.metadata
         self.infer, self.chat, self.traced_chat = engine.infer, engine.chat, engine.traced_chat
 
     def _traced(self, request, seed):
-        operators = len(self._engine._exact.operators)
-        keeper = Keeper(BulkTracer(seed, operators), operators)
-        call = _Call(self._engine, Planter(keeper, self.plants))
+        program = self._engine._exact
+        keeper = Keeper(BulkTracer(seed, len(program.operators)), len(program.operators))
+        liar = LyingTracer(keeper, program, self.lies)
+        call = _Call(self._engine, liar)
         answer = self._engine._answer(request, call)
+        self.told = liar.told
         return answer, call.trace, keeper.tensors
 
     def traced_infer(self, request, seed):
@@ -53,6 +105,3 @@ class _Call:
         inputs = self._engine.arrays_in(feeds)
         outputs, self.trace = self._engine.run(inputs, self._tracer)
         return self._engine.arrays_out(outputs)
-
-
-__all__ = ["INPUT_SLOT", "OUTPUT_SLOT", "LyingEngine", "LyingRun", "view_of"]

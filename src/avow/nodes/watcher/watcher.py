@@ -78,7 +78,6 @@ class Watcher:
         self._journal = journal
         self._rate_ppm = rate_ppm
         self._on_change = on_change
-        self._began_ms = _now_ms()
 
     # --- Running ----------------------------------------------------------------------------------------------------
 
