@@ -413,3 +413,11 @@ def test_a_forged_program_output():
         judge(HONEST, replace(right, slot=OUTPUT_SLOT + 2))
     with pytest.raises(NotShown):
         judge(HONEST, replace(right, slot=site.slot, index=4))
+
+
+@pytest.mark.parametrize("edge", [-2047, 2047])
+def test_a_right_value_at_an_end_of_its_interval(edge):
+    index = unpack("int16", HONEST.tensors[0]).index(edge)
+    search = _Search(HONEST.subject, HONEST.parsed, OWN, SEED, HONEST)
+    with pytest.raises(NoFault):
+        judge(HONEST, search._wrong_element(Site(PROGRAM.head, PROGRAM.operators[0], 0, 0, 4, 0), index))
