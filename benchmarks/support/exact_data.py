@@ -93,7 +93,7 @@ def text_lines(count: int, seed: int, *, width: int, turned: bool = False) -> It
     fonts = sorted(path for path in FONTS.glob("*/*.ttf") if "Math" not in path.name)
     if len(fonts) < 4:
         raise NotHere("there are no TrueType fonts under /usr/share/fonts")
-    source = (Path(__file__).resolve().parents[2] / "docs" / "receipt.md").read_text("utf-8")
+    source = (Path(__file__).resolve().parents[2] / "LICENSE").read_text("utf-8")
     words = [
         word for word in source.replace("`", "").replace("|", " ").split() if word.isascii() and 1 < len(word) < 14
     ]
