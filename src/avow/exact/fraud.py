@@ -39,7 +39,8 @@ MAX_HASHES = 2_048
 """What fits into a proof."""
 MAX_ITEMS = 8_192
 
-GAS = 60_000
+GAS = 400_000
+"""Of every proof, however small: an element that reads zeros of the step before the first opens nothing for them."""
 GAS_BYTE = 16
 """Beside what a transaction's bytes cost anyway: hashing, parsing, and one operation for each value opened."""
 

@@ -25,9 +25,9 @@ from avow.receipt.encoding import encode
 class _View:
     """The opened chunks of one tensor, and the values in them."""
 
-    __slots__ = ("chunks", "type", "values")
+    __slots__ = ("chunks", "layout", "values")
 
-    def __init__(self, kind: str, chunks: Mapping[int, bytes], skip: int) -> None:
+    def __init__(self, layout: Layout, chunks: Mapping[int, bytes], skip: int) -> None:
         """`skip`: bytes of salt before each chunk's values."""
 
         def chunk(number: int) -> bytes:
@@ -36,9 +36,9 @@ class _View:
                 raise NotOpened("a value that is read is not opened")
             return data[skip:]
 
-        self.type = kind
+        self.layout = layout
         self.chunks = chunks
-        self.values = ChunkedValues(kind, chunk)
+        self.values = ChunkedValues(layout.type, chunk)
 
 
 class Openings:
@@ -56,7 +56,7 @@ class Openings:
                 leaves[tensor.slot] = merkle.leaf_hash(digest)
             elif digest != end_digest(header, tensor.slot):
                 raise NotCommitted("what is opened is not the program's input or output")
-            self._run[tensor.slot] = _View(layout.type, dict(tensor.chunks), SALT)
+            self._run[tensor.slot] = _View(layout, dict(tensor.chunks), SALT)
         check_under(leaves, header.leaves, proof.leaves, header.root)
         self._open_constants(proof, head, site)
 
@@ -66,9 +66,10 @@ class Openings:
             source = site.constant(tensor.slot) if site is not None else None
             if site is None or source is None:
                 raise NotShown("the operator does not read the constant that is opened")
-            digest = _digest(tensor, site.layout_of(source), 0)
+            layout = site.layout_of(source)
+            digest = _digest(tensor, layout, 0)
             records[tensor.slot] = merkle.leaf_hash(encode([source.type, list(source.shape), digest]))
-            self._constants[tensor.slot] = _View(source.type, dict(tensor.chunks), 0)
+            self._constants[tensor.slot] = _View(layout, dict(tensor.chunks), 0)
         check_under(records, head.constants, proof.constant_hashes, head.constants_root)
 
     def run(self, slot: int, layout: Layout) -> Values:
@@ -88,8 +89,8 @@ def _values(views: Mapping[int, _View], key: int, layout: Layout) -> Values:
     view = views.get(key)
     if view is None:
         raise NotOpened("a tensor that is read is not opened")
-    if view.type != layout.type:
-        raise NotOpened("one tensor is read as of two types")
+    if view.layout != layout:
+        raise NotOpened("one tensor is read as of two types or sizes")
     return view.values
 
 

@@ -2,7 +2,8 @@
 
 Rules:
 1. One's own run has the claimed header's number of steps and parameters, and the inputs that the request gives; salts come from the same
-   seed. It goes on past end tokens, so that it can be laid beside any header that the program can have.
+   seed. It goes on past end tokens, so that it can be laid beside any header that the program can have. Where the header claims another
+   prompt than the request's, its number of steps may be one that the run cannot have: the inputs are compared first.
 2. What is claimed is compared in the order in which it was computed: header, inputs, leaves, outputs, ends. The first value that differs
    is a fault by itself, since everything before it is as it should be: no rounds, and no doubt about who is wrong.
 3. A tensor that differs in salts alone is no fault, and is opened with the salts that it has.
@@ -25,7 +26,7 @@ from avow.exact.fraud import MAX_PROOF, FraudProof, Opened
 from avow.exact.hashing import ABSENT, CHUNK, INPUT_SLOT, OUTPUT_SLOT, SALT, Header, Salts, chunks, constant_chunk_hash
 from avow.exact.program import Program
 from avow.exact.referee import header_fault
-from avow.exact.sites import ChunkedValues, Layout, Site, SiteCells, origin_of_output, output_layout
+from avow.exact.sites import ChunkedValues, Layout, Site, SiteCells, input_layout, origin_of_output, output_layout
 from avow.exact.specification import KINDS, Parameters, Step
 from avow.exact.tensors import WIDTHS, unpack, value_at
 from avow.receipt import merkle
@@ -71,8 +72,6 @@ def find_fault(subject: Subject, header: Header, run: OwnRun, seed: bytes, respo
 
     Raises Withheld for what has to be demanded, OtherInputs.
     """
-    if len(run.leaves) != header.leaves:
-        raise ValueError("one's own run has as many steps as the header")
     proof = _Search(subject, header, run, seed, respondent).fault()
     if proof is not None and len(proof.encoded()) > MAX_PROOF:
         raise ProofTooLarge("the proof is too large", size=len(proof.encoded()), limit=MAX_PROOF)
@@ -93,7 +92,10 @@ class _Search:
         self._claimed = ClaimedRun(claims, self._encoded, run.leaves, self._salts, run.tensor)
 
     def fault(self) -> FraudProof | None:
-        return self._in_inputs() or self._in_leaves() or self._in_outputs() or self._in_ends()
+        found = self._in_inputs()
+        if found is None and len(self._run.leaves) != self._header.leaves:
+            raise ValueError("one's own run has as many steps as the header")
+        return found or self._in_leaves() or self._in_outputs() or self._in_ends()
 
     # --- Where -----------------------------------------------------------------------------------------------------
 
@@ -103,6 +105,9 @@ class _Search:
                 continue
             tensor = self._claimed.tensor(slot)
             if tensor.tree is None:
+                wanted, header = self._program.inputs[slot - INPUT_SLOT], self._header
+                if tensor.length == input_layout(self._program.head, wanted, header.steps, header.prompt).length:
+                    raise OtherInputs("the trace begins with inputs of another length", input=slot - INPUT_SLOT)
                 return self._wrong_length(slot, None, tensor)
             if tensor.difference() is not None:
                 return self._wrong_input(slot, tensor)

@@ -12,7 +12,7 @@ Rules, in order; the first that fails decides:
    length    the digest is H(length ‖ root) for a length that is not the one that the program gives.
    presence  the leaf is absent though the operator runs at that step, or the other way round.
    element   the committed value is outside of the operator's interval; or not what the operator's element function gives on the opened
-             values, each inside of its interval; or refuted by the witness.
+             values, each inside of its interval; a choice (argmax, topk): or refuted by the witness.
    output    the committed value is not the one in the leaf that it comes from.
    end       a token in `end` was chosen and the run went on; or the last token is in `end` and the header says otherwise, or is not in
              it and the header says that it is.
@@ -220,6 +220,8 @@ def _judge_element(proof: FraudProof, header: Header, head: Head) -> Guilty:
                 raise NotShown("the operator's kind knows no witnesses")
             if not kind.refute(operator, cells, claimed, index, proof.witness, step):
                 raise NoFault("the witness does not refute the value")
+        elif kind.refute is not None:
+            raise NotShown("a wrong choice is shown by a witness")
         elif kind.element(operator, cells, index, step) == claimed:
             raise NoFault("the value is what the operator gives")
     elif proof.witness is not None:
@@ -280,6 +282,8 @@ def _site(proof: FraudProof, header: Header, head: Head) -> Site:
         number = head.outputs[at]
         operator = head.operator(number, proof.record, proof.path)
         step, _ = origin_of_output(head, operator, header.prompt, proof.index)
+        if step >= header.steps:
+            raise NotShown("there is no such value")
     return Site(head, operator, number, step, header.steps, header.prompt)
 
 

@@ -12,9 +12,11 @@ from avow.exact.specification.checking import Form, Statistics
 from avow.exact.specification.kind import Kind
 from avow.exact.specification.openings import (
     MAX_OPENING_BYTES,
+    MAX_RUNS,
     MAX_VALUES,
     chunks_read,
     opening_bytes,
+    runs_read,
     values_read,
 )
 
@@ -59,6 +61,11 @@ def check_form(head: Head, index: int, operator: Operator) -> Kind:
     count = values_read(reads)
     if count > MAX_VALUES:
         raise BadProgram(f"{operator.kind}: an element reads {count} values, more than {MAX_VALUES}", operator=index)
+    runs = runs_read(reads)
+    if runs > MAX_RUNS:
+        raise BadProgram(
+            f"{operator.kind}: an element reads {runs} runs of values, more than {MAX_RUNS}", operator=index
+        )
     return kind
 
 

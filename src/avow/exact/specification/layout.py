@@ -99,7 +99,8 @@ def form_concat(form: Form) -> None:
     form.attributes(axis=(0, len(sources[0].shape) - 1))
     axis = form.operator.integer("axis")
     rest = {(*source.shape[:axis], 0, *source.shape[axis + 1 :]) for source in sources}
-    form.require(len(rest) == 1, "the inputs' shapes differ beside the axis")
+    ranks = {len(source.shape) for source in sources}
+    form.require(len(rest) == len(ranks) == 1, "the inputs' shapes differ beside the axis")
     total = sum(source.shape[axis] for source in sources)
     form.shape((*sources[0].shape[:axis], total, *sources[0].shape[axis + 1 :]))
 

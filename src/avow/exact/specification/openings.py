@@ -4,7 +4,8 @@ Rules:
 1. An element reads at most what its kind's `reads` says. A run of values lies in a bounded number of chunks of 1,024 bytes.
 2. An opened chunk costs itself, its salt and the hashes beside it in its tensor's tree; an opened tensor of the run costs its digest and
    the hashes beside it in the trace's tree; an opened constant costs its record and the hashes beside it.
-3. An element reads at most MAX_VALUES values: that is a referee's time, and zeros before the first step cost a proof no bytes.
+3. An element reads at most MAX_VALUES values in at most MAX_RUNS runs: that is a referee's time, and zeros before the first step cost a
+   proof no bytes.
 4. An operator whose sum of these, its output's included, is larger than MAX_OPENING_BYTES is refused: a fault in it could not be
    shown in one transaction.
 """
@@ -17,7 +18,9 @@ from avow.exact.tensors import WIDTHS, size_of
 MAX_OPENING_BYTES = 60 * 1024
 """Of a proof of 64 KiB: what is left are the head, the operator's record, the trace's header, the manifest and the statement."""
 MAX_VALUES = 1 << 15
-"""About 30 ms of a referee's time at worst, if each is read alone; few operators of real programs reach a tenth of it."""
+"""Few operators of real programs reach a tenth of it."""
+MAX_RUNS = 1 << 13
+"""Runs of values: each costs a referee's time of its own, however short it is. About 20 ms at worst, with MAX_VALUES."""
 ITEM_OVERHEAD = 24
 """Salt, and the encoding's heads, around a chunk or a digest."""
 HASH = 34
@@ -33,6 +36,11 @@ def opening_bytes(head: Head, operator: Operator, reads: list[Read]) -> int:
     for read in reads:
         total += _tensor(head, operator.inputs[read.number], read)
     return total
+
+
+def runs_read(reads: list[Read]) -> int:
+    """How many runs of values one element reads, at most."""
+    return sum(read.runs for read in reads)
 
 
 def values_read(reads: list[Read]) -> int:
