@@ -57,7 +57,7 @@ class Audience:
 
     @classmethod
     def from_text(cls, text: str) -> Self:
-        """ "public", "payer", or "watchers" and addresses after it: "watchers,0x…,0x…" in any order. Raises FieldError."""
+        """From "public", "payer", or "watchers" and addresses after it: "watchers,0x…,0x…" in any order. Raises FieldError."""
         kind, *keys = text.split(",")
         if len(keys) > MAX_KEYS:
             raise fields.FieldError(f"an audience names at most {MAX_KEYS} keys", field="audience")
