@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.ready
 COMETBFT_VERSION := v0.40.0
 
-.PHONY: setup run test check bench soak e2e web lock clean cometbft
+.PHONY: setup run test check bench soak e2e e2e-pythons web lock clean cometbft
 
 setup: $(STAMP)
 
@@ -41,10 +41,21 @@ web:
 soak: setup
 	$(BIN)/python -m tests.soak
 
-# Four validators under load, perturbed two hundred times, then random manifests; the short form is in `make test`.
-e2e: setup cometbft
+# Four validators under load, perturbed two hundred times; random manifests of up to seven; every crash point, lies, other Pythons, 10,000
+# blocks. About an hour and a half. The short form is in `make test`.
+e2e: setup cometbft e2e-pythons
+	AVOW_E2E_LONG=1 AVOW_E2E_BLOCKS=10000 $(BIN)/python -m pytest tests/e2e
 	$(BIN)/python -m tests.e2e --validators 4 --steps 25 --perturbations 200 --report build/e2e.json
 	$(BIN)/python -m tests.e2e --seed 100 --steps 6 --perturbations 60 --long --report build/e2e-random.json
+
+# Other versions of Python with what the chain needs, as far as they are installed.
+e2e-pythons:
+	for version in 3.12 3.13; do \
+	  if python$$version -c "" 2>/dev/null && ! test -x build/e2e/py$$version/bin/python; then \
+	    python$$version -m venv build/e2e/py$$version && build/e2e/py$$version/bin/python -m pip install --quiet \
+	      --disable-pip-version-check . "aiohttp>=3.14" "starlette>=1.10" "uvicorn[standard]>=0.54"; \
+	  fi; \
+	done
 
 # The consensus engine of networks with several validators; needs Go 1.25 and two minutes. Go checks the module's published digest.
 cometbft: build/bin/cometbft

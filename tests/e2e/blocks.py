@@ -55,6 +55,7 @@ class Mixed(Optimistic):
         self.do("operator", "deposit", value=10 * ETHER)
         self.count = 0
         self.generation = 0
+        self.refusals: Counter[Code] = Counter()
 
     # --- What happens -----------------------------------------------------------------------------------------------
 
@@ -115,9 +116,16 @@ class Mixed(Optimistic):
         wrong = self.chance.random() < 0.1
         statements = [key.sign(amount=1_001 if wrong else self.chance.randint(0, 1_000)) for _ in range(count)]
         result = self.chain.settle(key, statements)
-        assert bool(result.code) is wrong
-        if wrong:
-            key.next, key.head = state
+        if not result.code:
+            assert not wrong
+            return
+        key.next, key.head = state
+        reason = refused(result)[0]
+        self.refusals[reason] += 1
+        if not wrong and reason not in (Code.PAYER_NOT_CONSENTING, Code.BALANCE_TOO_LOW):
+            self.generation += 1  # the key's time is over, for example: a boot later there is another
+            fresh = self.chain.new_key(method, generation=self.generation)
+            self.keys[method] = self.chain.register(fresh, self.enclave if method is Method.TEE else None)
 
     def post_if_covered(self, count: int) -> None:
         """An optimistic batch; refused, and signed anew later, when the bond does not cover it."""

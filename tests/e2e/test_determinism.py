@@ -1,7 +1,6 @@
 """One chain of mixed transactions gives the same hashes whatever executes it.
 
-AVOW_E2E_BLOCKS sets how long it is (10,000 in the long form). Other versions of Python are those of AVOW_E2E_PYTHONS (paths, separated by
-the system's path separator), or the virtual environments build/e2e/py3.*, with the chain's dependencies in them.
+AVOW_E2E_BLOCKS sets how long it is (10,000 in the long form).
 """
 
 import json
@@ -14,21 +13,9 @@ import pytest
 from avow.chain.errors import Code
 from tests.conftest import REPOSITORY
 from tests.e2e import blocks
+from tests.e2e.circumstances import ENVIRONMENTS, other_pythons
 
 COUNT = int(os.environ.get("AVOW_E2E_BLOCKS", "250"))
-NO_VECTORS = {
-    # OpenSSL without SHA, AES, AVX, BMI and ADX instructions; NumPy without what it would choose at run time.
-    "OPENSSL_ia32cap": "~0x1200020010000000:~0x202c0128",
-    "NPY_DISABLE_CPU_FEATURES": "AVX2 FMA3 AVX512F",
-}
-CIRCUMSTANCES = {
-    "hash seed 1": {"PYTHONHASHSEED": "1"},
-    "hash seed 4242": {"PYTHONHASHSEED": "4242"},
-    "random hash seed": {"PYTHONHASHSEED": "random"},
-    "optimised": {"PYTHONOPTIMIZE": "1"},
-    "no vector instructions": NO_VECTORS,
-    "another locale and zone": {"LC_ALL": "tr_TR.UTF-8", "TZ": "Pacific/Kiritimati", "PYTHONUTF8": "0"},
-}
 
 
 @pytest.fixture(scope="module")
@@ -61,9 +48,9 @@ def replay(chain, environment=None, python=sys.executable, *options):
 
 @pytest.mark.slow
 @pytest.mark.timeout(3_600)
-@pytest.mark.parametrize("name", CIRCUMSTANCES)
+@pytest.mark.parametrize("name", ENVIRONMENTS)
 def test_circumstances_change_no_hash(chain, plain, name):
-    found = replay(chain, CIRCUMSTANCES[name])
+    found = replay(chain, ENVIRONMENTS[name])
     assert (found["blocks"], found["digest"]) == (plain["blocks"], plain["digest"])
     assert found["blocks"] >= COUNT
 
@@ -77,17 +64,11 @@ def test_a_store_on_disk_changes_no_hash(chain, plain):
 @pytest.mark.slow
 @pytest.mark.timeout(3_600)
 def test_another_version_of_python_changes_no_hash(chain, plain):
-    named = os.environ.get("AVOW_E2E_PYTHONS")
-    found = (
-        named.split(os.pathsep)
-        if named
-        else [str(path) for path in sorted(REPOSITORY.glob("build/e2e/py3*/bin/python"))]
-    )
     own = ".".join(str(part) for part in sys.version_info[:2])
     seen = {}
-    for python in found:
+    for python in other_pythons("avow.chain.application"):
         result = replay(chain, {"PYTHONHASHSEED": "random"}, python)
         assert result["digest"] == plain["digest"], result
         seen[".".join(result["python"].split(".")[:2])] = result
     if not set(seen) - {own}:
-        pytest.skip("no other version of Python with the chain's dependencies: see tests/e2e/README.md")
+        pytest.skip("no other version of Python with the chain's dependencies: `make e2e-pythons` makes them")

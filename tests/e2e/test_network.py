@@ -2,9 +2,14 @@
 
 import asyncio
 import itertools
+import json
+import sys
 
 import pytest
 
+from tests.conftest import REPOSITORY
+from tests.e2e import other_python
+from tests.e2e.circumstances import NO_VECTORS, other_pythons
 from tests.e2e.manifest import RETURN_S, Kind, Manifest, Perturbation
 from tests.e2e.runner import Run
 
@@ -50,3 +55,21 @@ async def test_two_of_four_down_and_nothing_is_decided_until_one_is_back(tmp_pat
         assert (await run.returns(3))[1] < RETURN_S
 
     assert (await run.run(course)).violations == []
+
+
+async def test_validators_of_other_circumstances_agree(tmp_path, monkeypatch):
+    """Each validator is another Python, or has another hash seed or processor, as far as they are here."""
+    monkeypatch.setenv("PYTHONPATH", str(REPOSITORY))
+    monkeypatch.setattr("avow.nodes.net.run.MODULE", "tests.e2e.other_python")
+    run = Run(Manifest(9, 4, "flood", 1_000, 0, 0, 3, 8), tmp_path)
+    pythons = (other_pythons("avow.nodes.full") + [sys.executable] * 4)[:4]
+    environments = [{"PYTHONHASHSEED": "random"}, {"PYTHONHASHSEED": "1"}, NO_VECTORS, {"PYTHONOPTIMIZE": "1"}]
+    for index, (python, environment) in enumerate(zip(pythons, environments, strict=True)):
+        found = {"python": python, "environment": environment}
+        (tmp_path / f"validator{index}" / other_python.FILE).write_text(json.dumps(found))
+
+    async def course():
+        await asyncio.sleep(12.0)
+
+    assert (await run.run(course)).violations == []
+    assert run.outcome.figures["receipts_verified"] > 0
