@@ -278,3 +278,29 @@ def test_guilty_stays_guilty():
         except ProofError:
             outcomes.add(None)
     assert outcomes == {None, Guilty("element", 5, 0)}
+
+
+@pytest.mark.parametrize("effective", [b"\xff", b"[]", b"", b"[" * 100_000, b'{"a": 1e999}'])
+def test_effective_parameters_that_nobody_can_read_are_not_the_requests(effective):
+    """They are committed to as bytes, so a node may commit to any; a watcher says so and goes on."""
+    check = pytest.importorskip("avow.nodes.watcher.check")
+
+    class Engine:
+        def effective(self, _request):
+            return {"seed": 1}
+
+    assert check._effective(Engine(), {}, effective) is None
+
+
+@pytest.mark.parametrize(
+    "response",
+    [b'{"choices": [{"message": null}]}', b'{"choices": [{"message": [1]}, null]}', b'{"a": 1e999}', b'{"choices": 1}'],
+)
+@pytest.mark.parametrize("stream", [b"", b"stream"])
+def test_an_answer_of_any_json_is_compared(response, stream):
+    check = pytest.importorskip("avow.nodes.watcher.check")
+    from avow.nodes.openings import Shown
+
+    shown = Shown(b"", b"", SEED, "/v1/chat/completions", b"", b"", response, stream, b"")
+    own = {"choices": [{"message": {"content": "hello"}, "finish_reason": "stop"}]}
+    assert check._compare_answers("chat", shown, own).event is check.Event.ANSWER_DIFFERS
