@@ -2,7 +2,8 @@
 
 {"fail_index": 7, "kill_application": true}   the next CometBFT exits at its own crash point 7 (FAIL_TEST_INDEX), once
 {"crash": "in commit"}                        this process is killed at a point of CRASHES, in the next block with transactions, once
-{"byzantine": ["garbage", …]}                 whenever it proposes, it proposes the next of these kinds (byzantine.py)
+{"byzantine": ["garbage", …], "then": […]}    whenever it proposes, it proposes the next of these kinds (byzantine.py), then of those,
+                                              again and again
 
 What happened is a line of JSON in HOME/faults.log. The product knows nothing of this: its classes are replaced here.
 """
@@ -69,11 +70,11 @@ class FaultyApplication(Application):
     last: tuple[bytes, ...] = ()
 
     def prepare_proposal(self, request: abci.PrepareProposalRequest) -> abci.PrepareProposalResponse:
-        wanted = FAULTS.wanted().get("byzantine")
-        if not wanted:
+        wanted = FAULTS.wanted()
+        if "byzantine" not in wanted:
             return super().prepare_proposal(request)
         if FaultyApplication.kinds is None:
-            FaultyApplication.kinds = itertools.cycle(wanted)
+            FaultyApplication.kinds = itertools.chain(wanted["byzantine"], itertools.cycle(wanted["then"]))
         kind = next(FaultyApplication.kinds)
         txs = byzantine.KINDS[kind](self, FaultyApplication.last)
         FAULTS.note(proposed=kind, height=request.height, txs=[transaction_hash(tx).hex() for tx in txs])
