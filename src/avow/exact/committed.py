@@ -17,12 +17,14 @@ class OwnRun(Protocol):
     @property
     def leaves(self) -> Sequence[bytes]:
         """The digests of all leaves, ABSENT where an operator does not run."""
+        ...
 
     def tensor(self, slot: int) -> bytes:
         """The bytes of the tensor in a slot: an operator's output at a step, a program input, a program output.
 
         Raises KeyError for a slot that holds none.
         """
+        ...
 
 
 class CommittedRun:

@@ -287,12 +287,15 @@ class Committed(Protocol):
 
     def header(self) -> bytes:
         """The encoded header."""
+        ...
 
     def leaves(self) -> Sequence[bytes]:
         """The data of all leaves: digests, in order."""
+        ...
 
     def tensor(self, slot: int) -> tuple[int, Sequence[bytes]]:
         """The tensor in `slot`: its byte length and its chunks, salt and chunk each. Raises KeyError for a slot that holds none."""
+        ...
 
 
 def answer_to(demand: Demand, committed: Committed) -> bytes:

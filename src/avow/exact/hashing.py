@@ -233,6 +233,7 @@ class Tracer(Protocol):
         outputs: Sequence[Buffer],
     ) -> Trace:
         """The trace of the whole run."""
+        ...
 
 
 class Recorder:

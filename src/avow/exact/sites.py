@@ -140,9 +140,11 @@ class Values(Protocol):
 
     def get(self, index: int) -> int:
         """One value."""
+        ...
 
     def row(self, start: int, count: int) -> Sequence[int]:
         """`count` values from `start` on."""
+        ...
 
 
 class Reader(Protocol):
@@ -150,9 +152,11 @@ class Reader(Protocol):
 
     def run(self, slot: int, layout: Layout) -> Values:
         """The tensor in a slot."""
+        ...
 
     def constant(self, number: int, layout: Layout) -> Values:
         """A constant."""
+        ...
 
 
 class ChunkedValues:

@@ -277,7 +277,7 @@ class Run:
 
     # The worker's side.
 
-    def work(self) -> Callable[[], object]:
+    def work(self) -> "partial[asyncio.Handle]":
         """Run the job. Whatever happens, what is returned schedules exactly one of `_finish` and `_fail`; to be called once."""
         try:
             self._check_cancelled()

@@ -241,7 +241,7 @@ def quantise_weights(
             break
         scale = np.where(over, scale * np.maximum(1.02, reach / ACCUMULATOR), scale)
     else:
-        raise CannotCompile("a sum cannot be kept below 2^30", reach=int(reach.max()))
+        raise CannotCompile("a sum cannot be kept below 2^30", reach=int(reach.max()))  # pyright: ignore[reportPossiblyUnboundVariable]
     pairs = [multiplier(float(ratio)) for ratio in input_scale * scale / output_scale]
     width = np.int8 if np.abs(whole).max(initial=0) <= 127 else np.int16
     return Weights(

@@ -177,6 +177,12 @@ def _walk(graph: Any, inside: str) -> Iterator[tuple[Any, str]]:
                 yield from _walk(attribute.g, f"{place}, {attribute.name}")
 
 
+def _alias(names: Mapping[str, str], name: Any) -> str:
+    """What a name stands for: itself, if for nothing else."""
+    found: str = names.get(name, name)
+    return found
+
+
 def _place(node: Any, index: int, inside: str) -> str:
     name = node.name or (node.output[0] if node.output else "")
     return f"node {index} ({name[:96]}){' in ' + inside if inside else ''}"
@@ -202,7 +208,7 @@ def flatten(model: Any, sample: Mapping[str, Array], fixed: Mapping[str, Array])
             raise CannotCompile("an input has no sample and no fixed value", input=value.name[:96])
     walker.graph(model.graph, "", {})
     names = [value.name for value in model.graph.output]
-    outputs = [walker.alias.get(name, name) for name in names]
+    outputs = [_alias(walker.alias, name) for name in names]
     graph = Graph(
         nodes=walker.nodes,
         constants=walker.constants,
@@ -234,10 +240,10 @@ class _Walker:
             self.constants[inside + tensor.name] = _to_array(tensor)
         for index, node in enumerate(graph.node):
             place = _place(node, index, inside)
-            inputs = [self.resolve(names.get(name, name)) for name in node.input]
+            inputs = [self.resolve(_alias(names, name)) for name in node.input]
             for name in node.output if inside else ():
                 names[name] = inside + name
-            outputs = [names.get(name, name) for name in node.output]
+            outputs = [_alias(names, name) for name in node.output]
             self.node(node, inputs, outputs, place, names)
 
     def resolve(self, name: str) -> str:
@@ -276,7 +282,7 @@ class _Walker:
         inner = dict(names)
         self.graph(taken, f"{outputs[0]}/", inner)
         for given, output in zip(taken.output, outputs, strict=True):
-            self.alias[output] = self.resolve(inner.get(given.name, given.name))
+            self.alias[output] = self.resolve(_alias(inner, given.name))
 
     def compute(self, node: Any, inputs: list[str], outputs: list[str], place: str) -> None:
         values = [self.constants.get(name, self.live.get(name)) if name else None for name in inputs]

@@ -48,15 +48,15 @@ class _Stamp:
         return sources_digest()
 
 
-class _Provided(_Stamp, caching.UserProvidedCacheLocator):
+class _Provided(_Stamp, caching.UserProvidedCacheLocator):  # pyright: ignore[reportIncompatibleMethodOverride]
     pass
 
 
-class _InTree(_Stamp, caching.InTreeCacheLocator):
+class _InTree(_Stamp, caching.InTreeCacheLocator):  # pyright: ignore[reportIncompatibleMethodOverride]
     pass
 
 
-class _UserWide(_Stamp, caching.UserWideCacheLocator):
+class _UserWide(_Stamp, caching.UserWideCacheLocator):  # pyright: ignore[reportIncompatibleMethodOverride]
     pass
 
 
@@ -118,6 +118,6 @@ class Kernel:
         )
         compiled._cache = _cache_of(self._function)  # noqa: SLF001
         compiled.compile()
-        cpu_target.target_context.refresh()
+        cpu_target.target_context.refresh()  # pyright: ignore[reportAttributeAccessIssue]
         self._keep = compiled
         self._address = int(compiled.address)

@@ -29,6 +29,7 @@ class Runner(Protocol):
 
     def run(self, inputs: Sequence[Integers], steps: int, tracer: Tracer | None) -> list[Integers]:
         """Outputs [steps, …]. Raises BadRun."""
+        ...
 
 
 class Machine:

@@ -212,7 +212,7 @@ def _product_tile(rows: int) -> Any:
         """
 
         def generate(context: Any, builder: Builder, sig: Any, arguments: Any) -> Any:  # noqa: ARG001
-            value = dict(zip(_PRODUCT, arguments, strict=True))
+            value: dict[str, Value] = dict(zip(_PRODUCT, arguments, strict=True))
             finish_tile(builder, _product_loops(context, builder, rows, value), value)
             return context.get_dummy_value()
 
@@ -260,7 +260,7 @@ def _depthwise_tile(pixels: int) -> Any:
         """
 
         def generate(context: Any, builder: Builder, sig: Any, arguments: Any) -> Any:  # noqa: ARG001
-            value = dict(zip(_DEPTHWISE, arguments, strict=True))
+            value: dict[str, Value] = dict(zip(_DEPTHWISE, arguments, strict=True))
             entry, loop, after = builder.block, builder.append_basic_block("pair"), builder.append_basic_block("summed")
             biases = [read(builder, offset(builder, value["bias"], 32 * half), _SUMS) for half in (0, 1)]
             bases = [
