@@ -38,7 +38,7 @@ def test_the_demo_holds(network, tmp_path):
         (program, method, stream)
         for program, stream in ((network.chat_model, False), (network.chat_model, True), (network.classifier, False))
         for method in ("vanilla", "tee")
-    }
+    } | {("magika-exact", "optimistic", False)}
     for item in shown["answers"]:
         run(network.home, "verify", item["receipt"], "--require", "settled,opened,fresh")
 

@@ -261,7 +261,7 @@ def test_the_packages_own_parsing_of_a_schema(client, network):
 
 
 def test_models(client, network):
-    assert {model.id for model in client.models.list()} == {network.chat_model, network.classifier}
+    assert {model.id for model in client.models.list()} == {network.chat_model, network.classifier, "magika-exact"}
     assert client.models.retrieve(network.chat_model).owned_by == "avow"
     with pytest.raises(openai.NotFoundError):
         client.models.retrieve("none")
