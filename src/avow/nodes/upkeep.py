@@ -229,8 +229,9 @@ class Upkeep:
                 row = self._receipts.find(demanded.statement)
                 given = await self.openings.answer_of(row, Demand.parse(demanded.asked))
                 await self._chain.answer(demanded.id, given)
-            except AvowError as error:
-                log.critical("a demand on chain is not answered yet: %s", error.detail)
+            except Exception as error:  # the task's outermost frame: a demand left alone costs a share of the bond
+                expected = isinstance(error, AvowError)
+                log.critical("a demand on chain is not answered yet: %s", error, exc_info=not expected)
                 await asyncio.sleep(pause_s)
                 pause_s *= 2
             else:
