@@ -166,13 +166,15 @@ def _sample(model: object, options: Options) -> dict[str, Array]:
         if value.name in given or value.name in options.fixed:
             continue
         shape = options.shapes.get(value.name) or _shape(value, options)
-        kind = helper.tensor_dtype_to_np_dtype(value.type.tensor_type.elem_type)
-        if kind.kind == "f":
+        number = value.type.tensor_type.elem_type
+        kind = helper.tensor_dtype_to_np_dtype(number) if number in helper.get_all_tensor_dtypes() else None
+        if kind is not None and kind.kind == "f":
             found[value.name] = generator.normal(size=shape).astype(kind)
-        elif kind.kind in "iub":
+        elif kind is not None and kind.kind in "iub":
             found[value.name] = np.zeros(shape, dtype=kind)
         else:
-            raise CannotCompile("an input of a type that is not compiled", input=value.name[:96], type=str(kind))
+            text = "unknown" if kind is None else str(kind)
+            raise CannotCompile("an input of a type that is not compiled", input=value.name[:96], type=text)
     return found
 
 
