@@ -97,14 +97,27 @@ def _watcher(folder: Path) -> dict[str, Any] | None:
         with contextlib.closing(sqlite3.connect(f"file:{file}?mode=ro", uri=True)) as database:
             facts = dict(database.execute("select name, value from facts").fetchall())
             cases = dict(database.execute("select state, count(*) from cases group by state").fetchall())
+            [(faults,)] = database.execute("select coalesce(sum(count), 0) from faults").fetchall()
     except sqlite3.Error:
         return None
-    return {"height": int(facts.get("height", 0)), "seen": int(facts.get("seen", 0)), "cases": cases}
+    return {
+        "height": int(facts.get("height", 0)),
+        "seen": int(facts.get("seen", 0)),
+        "cases": cases,
+        "own_errors": faults,
+    }
 
 
 def _words(watcher: dict[str, Any]) -> str:
     cases = ", ".join(f"{count} {state}" for state, count in sorted(watcher["cases"].items()))
-    return f"{watcher['seen']} statements seen up to block {watcher['height']}" + (f"; {cases}" if cases else "")
+    errors = watcher["own_errors"]
+    return "; ".join(
+        [
+            f"{watcher['seen']} statements seen up to block {watcher['height']}",
+            *([cases] if cases else []),
+            *([f"{errors} errors of the watcher itself: `avow watch --status`"] if errors else []),
+        ]
+    )
 
 
 def _trust(folder: Path, address: str) -> str | None:

@@ -2,13 +2,14 @@
 
 import asyncio
 import json
+import os
 import signal
 from pathlib import Path
 from typing import Any
 
 import click
 
-from avow.cli.frame import FAILED, OK, common, mapping, put, put_json, resolve_home, say
+from avow.cli.frame import FAILED, INTERRUPTED, OK, common, mapping, put, put_json, resolve_home, say
 from avow.cli.network import node_module
 from avow.client.accounts import Accounts, checksummed
 from avow.client.session import gateway_url
@@ -83,28 +84,38 @@ def _local_chain(home: Path) -> str:
 
 async def _watch(process: Any, config: Any, *, once: bool, as_json: bool) -> int:
     report = node_module("avow.nodes.watcher.report")
-    wrong = 0
+    stop, wrong = asyncio.Event(), 0
 
     def changed(case: Any) -> None:
         nonlocal wrong
         alarm = report.is_alarm(case)
         wrong += alarm
-        if as_json:
-            put(json.dumps(report.as_json(case)))
-        else:
-            put(click.style(report.as_line(case), fg="red" if alarm else None))
+        try:
+            if as_json:
+                put(json.dumps(report.as_json(case)))
+            else:
+                put(click.style(report.as_line(case), fg="red" if alarm else None))
+        except BrokenPipeError:  # nobody reads any more: as Ctrl-C
+            stop.set()
 
-    stop = asyncio.Event()
+    def asked() -> None:
+        if stop.is_set():
+            os._exit(INTERRUPTED)  # the second time: at once
+        stop.set()
+
     loop = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM):
-        loop.add_signal_handler(number, stop.set)
+        loop.add_signal_handler(number, asked)
     async with process.watching(config, changed) as made:
         if not as_json:
             _introduce(made, config)
         await process.until_over(made.watcher, stop, once=once)
-        counts = made.journal.counts()
+        counts, errors = made.journal.counts(), made.watcher.own_errors
     say("stopped: " + (", ".join(f"{count} {state}" for state, count in counts.items()) or "nothing was chosen"))
-    return FAILED if once and wrong else OK
+    if errors:
+        told = f"{errors} errors of the watcher itself: see the log above, and `avow watch --status`"
+        say(click.style(told, fg="red"))
+    return FAILED if once and (wrong or errors) else OK
 
 
 def _introduce(made: Any, config: Any) -> None:
@@ -125,11 +136,28 @@ def _introduce(made: Any, config: Any) -> None:
 
 
 def _status(file: Path, *, as_json: bool) -> int:
-    height, seen, counts = node_module("avow.nodes.watcher.journal").read_counts(file)
-    view = {str(state): count for state, count in counts.items()}
+    summary = node_module("avow.nodes.watcher.journal").read_summary(file)
+    view = {str(state): count for state, count in summary.cases.items()}
+    faults = [fault.as_json() for fault in summary.faults]
     if as_json:
-        put_json({"journal": str(file), "height": height, "seen": seen, "cases": view})
-    else:
-        mapping([("journal", str(file)), ("read up to block", str(height)), ("statements seen", str(seen))])
-        mapping([(state, str(count)) for state, count in view.items()])
+        put_json(
+            {"journal": str(file), "height": summary.height, "seen": summary.seen, "cases": view, "faults": faults}
+        )
+        return OK
+    mapping(
+        [
+            ("journal", str(file)),
+            ("read up to block", str(summary.height)),
+            ("statements seen", str(summary.seen)),
+            *[(state, str(count)) for state, count in view.items()],
+            *[
+                ("error of the watcher", f"{_subject(fault)}: {fault['detail']} ({fault['count']} times)")
+                for fault in faults
+            ],
+        ]
+    )
     return OK
+
+
+def _subject(fault: dict[str, Any]) -> str:
+    return str(fault.get("statement", ""))[:16] or str(fault["what"])

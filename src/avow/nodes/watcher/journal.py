@@ -5,13 +5,14 @@ Rules:
    state says what to do, and doing it again does no harm.
 2. The height up to which blocks were read, and the statements chosen from them, are one transaction.
 3. One watcher at a time has the journal.
+4. Errors of the watcher itself are counted, by what failed; so are checks that began and did not end (faults.py).
 """
 
 import fcntl
 import os
 import sqlite3
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Self
 
@@ -30,6 +31,10 @@ create table if not exists cases (
 create index if not exists cases_by_state on cases (state, deadline);
 create table if not exists answers (
   statement blob not null, demand blob not null, given blob not null, primary key (statement, demand)) without rowid;
+create table if not exists faults (
+  subject blob primary key, detail text not null, count integer not null, first_ms integer not null, last_ms integer not null)
+  without rowid;
+create table if not exists begun (statement blob primary key, count integer not null) without rowid;
 """
 _PLACE = "statement, key, first, height, located, deadline"
 _COLUMNS = f"{_PLACE}, state, detail, since_ms, changed_ms, demand, demand_id, private, evidence, salt"
@@ -66,6 +71,32 @@ class Case:
     def after(self, event: Event, now_ms: int, detail: str = "") -> "Case":
         """The case after an event. Raises NoSuchMove."""
         return replace(self, state=advance(self.state, event), changed_ms=now_ms, detail=detail)
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """An error of the watcher itself: what failed (a statement, or the name of something else), how, how often, since when (Unix ms)."""
+
+    subject: bytes
+    detail: str
+    count: int
+    first_ms: int
+    last_ms: int
+
+    def as_json(self) -> dict[str, object]:
+        named = {"statement": self.subject.hex()} if len(self.subject) == 32 else {"what": self.subject.decode()}
+        times = {"first_ms": self.first_ms, "last_ms": self.last_ms}
+        return {**named, "detail": self.detail, "count": self.count, **times}
+
+
+@dataclass(frozen=True, slots=True)
+class Summary:
+    """What a journal holds: the last block read, how many statements were seen, cases by state, errors of the watcher itself."""
+
+    height: int = 0
+    seen: int = 0
+    cases: dict[State, int] = field(default_factory=dict)
+    faults: tuple[Fault, ...] = ()
 
 
 class Journal:
@@ -152,6 +183,38 @@ class Journal:
             self._database.execute("select demand, given from answers where statement = ?", (statement,)).fetchall()
         )
 
+    # --- What went wrong here (rule 4) ------------------------------------------------------------------------------
+
+    def record_fault(self, subject: bytes, detail: str, now_ms: int) -> None:
+        """One time more. `subject`: a statement's 32 bytes, or the name of something else."""
+        query = (
+            "insert into faults values (?, ?, 1, ?, ?) on conflict (subject) do update set"
+            " detail = excluded.detail, count = count + 1, last_ms = excluded.last_ms"
+        )
+        with self._database:
+            self._database.execute(query, (subject, detail, now_ms, now_ms))
+
+    def fault(self, subject: bytes) -> Fault | None:
+        return next((fault for fault in _faults(self._database) if fault.subject == subject), None)
+
+    def faults(self) -> tuple[Fault, ...]:
+        """The latest last."""
+        return _faults(self._database)
+
+    def begin(self, statement: bytes) -> int:
+        """Note that a check begins; how many began before this one and did not end."""
+        query = (
+            "insert into begun values (?, 1) on conflict (statement) do update set count = count + 1 returning count"
+        )
+        with self._database:
+            [(count,)] = self._database.execute(query, (statement,)).fetchall()
+        return int(count) - 1
+
+    def end(self, statement: bytes) -> None:
+        """The check ended, whatever came of it."""
+        with self._database:
+            self._database.execute("delete from begun where statement = ?", (statement,))
+
     # ----------------------------------------------------------------------------------------------------------------
 
     def _fact(self, name: str) -> str | None:
@@ -183,17 +246,24 @@ class Journal:
         self._database.execute(f"{how} into cases ({_COLUMNS}) values ({marks})", values)
 
 
-def read_counts(path: Path) -> tuple[int, int, dict[State, int]]:
-    """Last height read, statements seen and counts of a journal that a watcher may be using; zeros where there is none."""
+def read_summary(path: Path) -> Summary:
+    """Of a journal that a watcher may be using; an empty one where there is none."""
     if not path.exists():
-        return 0, 0, {}
+        return Summary()
     database = sqlite3.connect(f"file:{path}?mode=ro", uri=True)
     try:
         facts = dict(database.execute("select name, value from facts").fetchall())
         rows = database.execute("select state, count(*) from cases group by state order by state").fetchall()
+        faults = _faults(database)
     finally:
         database.close()
-    return int(facts.get("height", 0)), int(facts.get("seen", 0)), {State(name): count for name, count in rows}
+    cases = {State(name): count for name, count in rows}
+    return Summary(int(facts.get("height", 0)), int(facts.get("seen", 0)), cases, faults)
+
+
+def _faults(database: sqlite3.Connection) -> tuple[Fault, ...]:
+    query = "select subject, detail, count, first_ms, last_ms from faults order by last_ms, subject"
+    return tuple(Fault(*row) for row in database.execute(query))
 
 
 def _open(path: Path) -> sqlite3.Connection:

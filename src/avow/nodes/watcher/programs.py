@@ -6,6 +6,7 @@ from typing import cast
 
 from avow.engines.exact import load_program
 from avow.engines.interface import TracedEngine
+from avow.errors import InputError
 from avow.models.errors import UnknownProgram
 from avow.models.store import Store
 from avow.nodes.programs import load_programs
@@ -31,8 +32,7 @@ class Programs:
             found = self._loaded[program] = self._load(program)
         self._loaded.move_to_end(program)
         while len(self._loaded) > KEPT:
-            _, old = self._loaded.popitem(last=False)
-            old.engine.close()
+            self._loaded.popitem(last=False)  # not closed: a check may be using it
         return found
 
     def close(self) -> None:
@@ -48,7 +48,14 @@ class Programs:
                 hint="`avow model add` it: what cannot be run again cannot be checked",
                 program=program.hex(),
             ) from None
-        loaded = load_programs(self._home, [program.hex()], threads=self._threads, slots=1)[program]
-        if not isinstance(loaded.engine, Traced):
-            raise ProgramMissing("the program is not an exact one", program=program.hex())
-        return Runnable(loaded, cast("TracedEngine", loaded.engine), load_program(stored))
+        try:
+            loaded = load_programs(self._home, [program.hex()], threads=self._threads, slots=1)[program]
+            if not isinstance(loaded.engine, Traced):
+                raise ProgramMissing("the program is not an exact one", program=program.hex())
+            return Runnable(loaded, cast("TracedEngine", loaded.engine), load_program(stored))
+        except InputError as error:
+            raise ProgramMissing(
+                f"the program in this store cannot be run: {error.detail}",
+                hint="`avow model remove` and `avow model add` it again, if it is damaged",
+                program=program.hex(),
+            ) from error

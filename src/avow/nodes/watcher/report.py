@@ -23,6 +23,7 @@ WORDS = {
     State.UNSURE: "differs, but not so that this machine could stand for it",
     State.UNCHECKED: "could not be checked: its opening is withheld",
     State.MISSED: "was not checked in time",
+    State.FAILED: "could not be checked: errors of this watcher",
     State.REJECTED: "was challenged, and the chain did not convict",
 }
 

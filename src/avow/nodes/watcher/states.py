@@ -1,6 +1,6 @@
 """What can become of a statement that a watcher chose: one table.
 
-    chosen ──▶ agreed | not_let | unknown_program | other_inputs | other_answer | for_payer | unsure | unchecked | missed
+    chosen ──▶ agreed | not_let | unknown_program | other_inputs | other_answer | for_payer | unsure | unchecked | missed | failed
        │ ▲
        │ └────────── answered ──────────┐
        ├──▶ withheld ──▶ demanded ──────┤
@@ -17,7 +17,7 @@ from enum import StrEnum
 class State(StrEnum):
     """`won`: the statement is overturned and the reward is here. `for_payer`: a fault that the payer alone may show on chain.
 
-    `rejected` never happens to a watcher that works.
+    `failed`: errors of the watcher itself kept it from checking. `rejected` and `failed` never happen to a watcher that works.
     """
 
     CHOSEN = "chosen"
@@ -35,6 +35,7 @@ class State(StrEnum):
     UNSURE = "unsure"
     UNCHECKED = "unchecked"
     MISSED = "missed"
+    FAILED = "failed"
     WON = "won"
     BEATEN = "beaten"
     REJECTED = "rejected"
@@ -59,6 +60,7 @@ class Event(StrEnum):
     OVERTURNED_BY_US = "overturned_by_us"
     OVERTURNED_BY_OTHERS = "overturned_by_others"
     WINDOW_OVER = "window_over"
+    OWN_ERROR = "own_error"
 
 
 class NoSuchMove(AssertionError):
@@ -78,6 +80,7 @@ LIFE: dict[tuple[State, Event], State] = {
     (State.CHOSEN, Event.FAULT_FOR_PAYER): State.FOR_PAYER,
     (State.CHOSEN, Event.OVERTURNED_BY_OTHERS): State.BEATEN,
     (State.CHOSEN, Event.WINDOW_OVER): State.MISSED,
+    (State.CHOSEN, Event.OWN_ERROR): State.FAILED,
     (State.WITHHELD, Event.DEMAND_POSED): State.DEMANDED,
     (State.WITHHELD, Event.NOT_DEMANDABLE): State.UNCHECKED,
     (State.WITHHELD, Event.OVERTURNED_BY_OTHERS): State.BEATEN,
@@ -108,6 +111,7 @@ ALARMS = frozenset(
         State.UNCHECKED,
         State.WITHHELD,
         State.REJECTED,
+        State.FAILED,
     )
 )
 """What a person should see."""

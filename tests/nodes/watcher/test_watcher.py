@@ -7,7 +7,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from avow.chain.modules.located import Located
 from avow.nodes.watcher.errors import JournalBusy, OtherJournal
-from avow.nodes.watcher.journal import Case, Journal, read_counts
+from avow.nodes.watcher.journal import Case, Journal, Summary, read_summary
 from avow.nodes.watcher.report import WORDS, as_json, as_line
 from avow.nodes.watcher.sampling import is_chosen
 from avow.nodes.watcher.states import LIFE, OPEN, Event, NoSuchMove, State, advance
@@ -81,8 +81,8 @@ def test_a_journal_keeps_what_it_was_told(tmp_path):
         journal.store(done)
         assert journal.open_cases() == [full]
         assert journal.counts() == {State.AGREED: 1, State.PROVEN: 1}
-    assert read_counts(path) == (11, 5, {State.AGREED: 1, State.PROVEN: 1})
-    assert read_counts(tmp_path / "none.db") == (0, 0, {})
+    assert read_summary(path) == Summary(11, 5, {State.AGREED: 1, State.PROVEN: 1})
+    assert read_summary(tmp_path / "none.db") == Summary()
     assert path.stat().st_mode & 0o777 == 0o600
     with pytest.raises(OtherJournal):
         Journal(path, "avow-fedcba9876543210")
