@@ -79,3 +79,9 @@ def test_integers_have_one_form(item):
 @given(st.integers(min_value=0, max_value=(1 << 256) - 1))
 def test_integers(number):
     assert rlp.to_integer(rlp.integer(number), 32) == number
+
+
+@given(st.lists(items, max_size=6), st.integers(0, 6))
+def test_the_first_items_are_the_list_cut_short(item, count):
+    if depth(item) <= rlp.MAX_DEPTH and count <= len(item):
+        assert rlp.first_items(rlp.encode(item), count) == rlp.encode(item[:count])

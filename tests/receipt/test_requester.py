@@ -25,6 +25,13 @@ def test_the_hash_is_ethereums():
     assert keccak256(b"").hex() == "c5d2460186f7233c927e7db2dcc703c0e500b653ca82273b7bfad8045d85a470"
 
 
+@given(st.binary(max_size=500))
+def test_both_implementations_of_the_hash_agree(data):
+    from Crypto.Hash import keccak
+
+    assert keccak256(data) == keccak.new(digest_bits=256, data=data).digest()
+
+
 def test_chain_number_is_the_first_52_bits():
     assert eip155_chain_id(CHAIN) == 0x0123456789ABC
     assert eip155_chain_id("avow-" + "f" * 16) == (1 << 52) - 1

@@ -45,6 +45,8 @@ MODULES: dict[bytes, Module] = {
 
 
 CACHED_KEYS = 65_536
+_TRANSFERRED = encode_trusted({"to": bytes(20), "output": b""}).split(bytes(20))
+"""Rule 4's data before and after the address, for a transfer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,6 +95,14 @@ class CachedState:
                 self._cache.clear()
             self._cache[key] = value
             return value
+
+    def expect(self, keys: Iterable[bytes]) -> None:
+        """Read all of these that are not here, at once: they will be asked for one by one."""
+        missing = [key for key in dict.fromkeys(keys) if key not in self._cache]
+        if len(self._cache) + len(missing) > CACHED_KEYS:
+            self._cache.clear()
+        found = self._store.get_many(missing)
+        self._cache.update([(key, found.get(key)) for key in missing])
 
     def iterate(self, prefix: bytes) -> Iterator[tuple[bytes, bytes]]:
         return self._store.iterate(prefix)
@@ -157,6 +167,8 @@ class Machine:
         except TransactionRefused as refused:
             return Outcome(refused.status, detail=refused.detail)
         price = transaction.effective_gas_price(self.genesis.base_fee)
+        if transaction.to not in MODULES:
+            return self._transfer(transaction, nonce, balance, price)
         write_account(self.state, sender, nonce + 1, balance - transaction.gas_limit * price)
         intrinsic = transaction.intrinsic_gas()
         outcome = self.call(
@@ -169,6 +181,15 @@ class Machine:
         if outcome.code is Code.OK:
             data = encode_trusted({"to": transaction.to, "output": outcome.data})
         return Outcome(outcome.code, data, gas_used, outcome.logs, outcome.detail)
+
+    def _transfer(self, transaction: Transaction, nonce: int, balance: int, price: int) -> Outcome:
+        """Rules 2 to 4 where no module is called: the gas is known beforehand, and what the sender may have to pay is there."""
+        gas_used = transaction.intrinsic_gas()
+        fee = gas_used * price
+        write_account(self.state, transaction.sender, nonce + 1, balance - fee - transaction.value)
+        self._pay(transaction.to, transaction.value)
+        self._pay(self.genesis.treasury, fee)
+        return Outcome(Code.OK, _TRANSFERRED[0] + transaction.to + _TRANSFERRED[1], gas_used)
 
     def _pay(self, address: bytes, amount: int) -> None:
         if amount:

@@ -54,6 +54,20 @@ def decode(data: bytes) -> Item:
     return item
 
 
+def first_items(data: bytes, count: int) -> bytes:
+    """The encoding of the list of the first `count` items of a list; `data` was decoded, and is a list of so many or more."""
+    start = at = _span(data, 0, len(data), data[0] - 0xC0)[0]
+    for _ in range(count):
+        first = data[at]
+        if first < 0x80:
+            at += 1
+        elif first < 0xB8:
+            at += first - 0x7F
+        else:
+            at = _span(data, at, len(data), first - (0xC0 if first >= 0xC0 else 0x80))[1]
+    return _with_length(data[start:at], 0xC0)
+
+
 class _Reader:
     __slots__ = ("items",)
 
@@ -76,11 +90,31 @@ class _Reader:
             if stop == start + 1 and data[start] < 0x80:
                 raise EncodingError("a single byte has a prefix", offset=at)
             return data[start:stop], stop
+        return self.parts(data, start, stop, depth + 1), stop
+
+    def parts(self, data: bytes, at: int, stop: int, depth: int) -> list[Item]:
+        """The items from `at` to `stop`. Short strings, which most are, are read here."""
         parts: list[Item] = []
-        while start < stop:
-            part, start = self.item(data, start, stop, depth + 1)
-            parts.append(part)
-        return parts, stop
+        while at < stop:
+            first = data[at]
+            if first >= 0xB8 or depth > MAX_DEPTH:
+                part, at = self.item(data, at, stop, depth)
+                parts.append(part)
+                continue
+            self.items += 1
+            if first < 0x80:
+                start, at = at, at + 1
+            else:
+                start = at + 1
+                at += first - 0x7F
+                if at > stop:
+                    raise EncodingError("truncated", offset=start - 1)
+                if first == 0x81 and data[start] < 0x80:
+                    raise EncodingError("a single byte has a prefix", offset=start - 1)
+            parts.append(data[start:at])
+        if self.items > MAX_ITEMS:
+            raise EncodingError("too many or too deeply nested items")
+        return parts
 
 
 def _span(data: bytes, at: int, end: int, code: int) -> tuple[int, int]:

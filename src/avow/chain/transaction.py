@@ -73,10 +73,12 @@ class Transaction:
     r: int
     s: int
     sender: bytes
+    intrinsic: int
+    """What `intrinsic_gas` says of it: asked for several times in its life."""
 
     def intrinsic_gas(self) -> int:
         """What the transaction costs before its call."""
-        return intrinsic_gas(self.data, self.access_list)
+        return self.intrinsic
 
     def effective_gas_price(self, base_fee: int) -> int:
         """Wei per gas that the sender pays at this base fee (EIP-1559)."""
@@ -105,7 +107,7 @@ def decode_transaction(raw: bytes, chain_id: int) -> Transaction:
         )
     try:
         if raw[:1] == b"\x02":
-            return _dynamic_fee(rlp.decode(raw[1:]), chain_id)
+            return _dynamic_fee(raw[1:], chain_id)
         if raw and raw[0] >= 0xC0:
             return _legacy(rlp.decode(raw), chain_id)
     except EncodingError as error:
@@ -142,8 +144,8 @@ def _legacy(item: rlp.Item, chain_id: int) -> Transaction:
     )
 
 
-def _dynamic_fee(item: rlp.Item, chain_id: int) -> Transaction:
-    fields = _strings(item, 12, lists=(8,))
+def _dynamic_fee(body: bytes, chain_id: int) -> Transaction:
+    fields = _strings(rlp.decode(body), 12, lists=(8,))
     found = rlp.to_integer(fields[0], 32)
     if found != chain_id:
         raise TransactionRefused(Code.WRONG_CHAIN, f"invalid chain id for signer: have {found} want {chain_id}")
@@ -165,7 +167,7 @@ def _dynamic_fee(item: rlp.Item, chain_id: int) -> Transaction:
         _access_list(fields[8]),
         y_parity,
         (fields[10], fields[11]),
-        b"\x02" + rlp.encode(fields[:9]),
+        b"\x02" + rlp.first_items(body, 9),
     )
 
 
@@ -226,6 +228,7 @@ def _transaction(
         r=r,
         s=s,
         sender=_recover(keccak256(signed), y_parity, r, s),
+        intrinsic=intrinsic_gas(data, access_list),
     )
 
 

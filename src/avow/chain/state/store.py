@@ -141,6 +141,10 @@ class Store(ABC):
         """The committed value of a state key."""
         return self._read(Table.STATE, key)
 
+    def get_many(self, keys: Sequence[bytes]) -> dict[bytes, bytes]:
+        """The committed values of those of these state keys that have one."""
+        return self._read_many(Table.STATE, keys)
+
     def iterate(self, prefix: bytes) -> Iterator[tuple[bytes, bytes]]:
         """Committed keys and values under a prefix, in order of keys."""
         return self._scan(Table.STATE, prefix, _beyond(prefix))
