@@ -10,10 +10,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from avow.chain import abci, gas
-from avow.chain.application import Application, event_log, log_event
+from avow.chain.application import Application
 from avow.chain.errors import BadGenesis, Code
 from avow.chain.host import Log
 from avow.chain.modules import bank, registry
+from avow.chain.proposal import event_log, log_event
 from avow.chain.state import MemoryStore, SqliteStore
 from avow.receipt.encoding import decode, encode
 from avow.receipt.headers import last_results_hash

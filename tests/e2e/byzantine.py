@@ -1,5 +1,5 @@
-"""What a lying proposer puts into a block. REJECTED: honest validators refuse the proposal. REFUSED: the transaction is well-formed and
-its sender pays for it, so it may stand in a block; executing it gives a refusal, and nothing moves but the sender's fee.
+"""What a lying proposer puts into a block. REJECTED: honest validators refuse the proposal. REFUSED: what it says may be true of a state, and its
+sender pays for it, so it may stand in a block; executing it gives a refusal, and nothing moves but the sender's fee.
 
 OVERSIZED blocks never leave the proposer: its own CometBFT's consensus panics over them, and is killed and started anew.
 """
@@ -11,12 +11,12 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from avow.chain.application import Application
 from avow.chain.modules import nodes, settlement
-from avow.chain.modules.batch import build_batch
+from avow.chain.modules.batch import SignedAuthorisation, build_batch
 from avow.chain.transaction import sign_transaction
 from avow.consensus.cometbft.bundle import encode_bundles
 from avow.nodes.chain_client import function_of
 from avow.receipt.statement import Method
-from tests.chain.harness import NodeKey, account, point, secret
+from tests.chain.harness import FAR_MS, NodeKey, account, point, secret
 
 NAME = "byzantine"
 PRICE = 100
@@ -51,10 +51,12 @@ def settle(application: Application, spoil: Callable[[dict], None], who: str = N
     options: dict = {"units": 3, "amount": 3 * PRICE}
     spoil(options)
     wrong = options.pop("signature", False)
+    authorised = options.pop("authorisation", False)
     statement = signer.sign(**options)
     signature = bytearray(statement.signature)
     signature[-1] ^= wrong
-    batch = build_batch(signer.id, [(statement.columns, statement.private)], bytes(signature))
+    shown = [SignedAuthorisation(0, statement.private, 10**18, FAR_MS, 1, bytes(65))] if authorised else []
+    batch = build_batch(signer.id, [(statement.columns, statement.private)], bytes(signature), authorisations=shown)
     call = function_of(settlement.ADDRESS, "settle").encode_call(batch)
     return [transaction(application, who=who, to=settlement.ADDRESS, data=call, value=0, gas_limit=5_000_000)]
 
@@ -65,6 +67,19 @@ def invalid_evidence(application: Application, _: tuple[bytes, ...]) -> list[byt
     arguments = (int(Method.VANILLA), point(signer.transport), point(signer.signing), bytes(32), bytes(64))
     call = function_of(nodes.ADDRESS, "register").encode_call(*arguments)
     return [transaction(application, to=nodes.ADDRESS, data=call, value=0, gas_limit=5_000_000)]
+
+
+def false_report(application: Application, _: tuple[bytes, ...]) -> list[bytes]:
+    """Two signatures of one number that are none."""
+    signer = key(application.genesis.chain_id)
+    call = function_of(nodes.ADDRESS, "reportEquivocation").encode_call(signer.id, b"\x80", b"\x80")
+    return [transaction(application, to=nodes.ADDRESS, data=call, value=0, gas_limit=5_000_000)]
+
+
+def more_than_it_has(application: Application, _: tuple[bytes, ...]) -> list[bytes]:
+    """Each is affordable by itself."""
+    _, balance = application.account(account(NAME))
+    return [transaction(application, nonce_more=n, value=balance * 2 // 3) for n in range(2)]
 
 
 REJECTED: dict[str, Kind] = {
@@ -85,12 +100,16 @@ REJECTED: dict[str, Kind] = {
         )
     ],
     "bundle": lambda a, _: list(encode_bundles([transaction(a), transaction(a, nonce_more=1)])),
+    "more than it has": more_than_it_has,
+    "settlement with a bad signature": lambda a, _: settle(a, lambda o: o.update(signature=True)),
+    "settlement with a wrong fee": lambda a, _: settle(a, lambda o: o.update(amount=3 * PRICE + 1)),
+    "settlement of tomorrow": lambda a, _: settle(a, lambda o: o.update(ended_ms=time.time_ns() // 10**6 + 86_400_000)),
+    "settlement with a consent that nobody gave": lambda a, _: settle(a, lambda o: o.update(authorisation=True)),
+    "invalid evidence": invalid_evidence,
+    "false report": false_report,
 }
 OVERSIZED: dict[str, Kind] = {"oversized": lambda a, _: [bytes(a.genesis.block_max_bytes + 1)]}
 REFUSED: dict[str, Kind] = {
-    "settlement with a bad signature": lambda a, _: settle(a, lambda o: o.update(signature=True)),
-    "settlement with a wrong fee": lambda a, _: settle(a, lambda o: o.update(amount=3 * PRICE + 1)),
     "settlement of a stranger": lambda a, _: settle(a, lambda o: o.update(payer="stranger")),
-    "invalid evidence": invalid_evidence,
 }
 KINDS = REJECTED | OVERSIZED | REFUSED

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from avow.chain.errors import Code
+from avow.chain.errors import Code, Refused
 from avow.chain.host import refusal
 from avow.chain.modules import bank, nodes, registry, settlement
 from avow.chain.modules.batch import build_batch, leaves
@@ -86,7 +86,6 @@ class Load:
     received: dict[bytes, int] = field(default_factory=dict)
     batches: list[Batch] = field(default_factory=list)
     refused: int = 0
-    stale: int = 0
     retries: dict[str, int] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -187,6 +186,9 @@ class Load:
         for item in waiting:
             try:
                 await client.rpc("eth_sendRawTransaction", "0x" + item.raw.hex())
+            except Refused as refused:
+                item.code, item.reason = Code.REVERTED, refused.reason
+                return [other for other in waiting if other is not item]
             except ChainRejected as rejected:
                 if "already known" not in rejected.detail and "nonce too low" not in rejected.detail:
                     raise
@@ -236,20 +238,15 @@ class Load:
                 units = chance.randint(1, 50)
                 batch.heads.append(signer.head)
                 batch.statements.append(signer.sign(units=units, amount=units * PRICE + wrong))
-            while True:
-                made = self._settle(nonce, key, batch)
-                nonce += 1
-                at = await self.deliver([made], at)
-                if made.reason is not Code.BATCH_TIME:
-                    break
-                self.stale += (
-                    1  # the first block after a halt has the time of the votes before it: as the outbox, try again
-                )
+            made = self._settle(nonce, key, batch)
+            at = await self.deliver([made], at)
             if wrong:
                 assert made.reason is Code.AMOUNT_EXCEEDS_PRICE, f"an overcharged batch: {made.reason}"
+                del self.sent[made.hash]  # it stands in no block
                 self.refused += 1
             else:
                 assert made.code == Code.OK, f"a batch was refused: {made.reason}"
+                nonce += 1
                 self.batches.append(batch)
                 await self._prove(batch, made, at)
             await self._pause(chance.uniform(0.0, 0.5))

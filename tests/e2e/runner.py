@@ -251,7 +251,6 @@ class Run:
             "statements_settled": self.load.statements,
             "batches": len(self.load.batches),
             "batches_refused_as_they_must": self.load.refused,
-            "batches_refused_for_stale_block_time": self.load.stale,
             "submit_to_block_s_p50": round(statistics.median(took), 3) if took else None,
             "submit_to_block_s_max": round(took[-1], 2) if took else None,
             "retries": self.load.retries,

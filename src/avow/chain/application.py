@@ -4,11 +4,10 @@ Rules:
 1. State and results depend on the genesis and the blocks alone. Time is the block's.
 2. finalize_block writes nothing: it leaves a candidate, which commit makes durable in one transaction. The newest candidate wins.
 3. The app hash changes exactly when state or results did: a block with transactions records its results' root in the state.
-4. A proposal holds transactions that decode and pay the fee, in the order of their senders' nonces, within the block's bytes and
-   gas, and each within what its sender had before the block less what its earlier ones may cost: a proposer cannot fill blocks
-   with what nobody pays for. What fits that but fails on the state (money that a call took away) stays with a code, uncharged.
-5. check_tx admits a transaction on top of those of its sender already admitted since the last commit; after a commit the
-   driver offers the waiting ones again.
+4. What a block may hold is decided by executing it (proposal.py): a proposal with a transaction that no honest proposer would
+   include is refused. The newest run is kept, and finalize_block takes it when the block has the same height, time and
+   transactions; a run that is not kept is made again, and gives the same.
+5. What may wait for a block is decided by admission.py.
 6. Decoding is a pure function of the bytes; its results are kept in a bounded cache, which changes no verdict.
 
 Pure and synchronous: bytes in, results out.
@@ -21,10 +20,7 @@ from dataclasses import dataclass, field
 from avow.chain.abci import (
     CheckTxRequest,
     CheckTxResponse,
-    CheckTxType,
     CommitResponse,
-    Event,
-    EventAttribute,
     ExecTxResult,
     FinalizeBlockRequest,
     FinalizeBlockResponse,
@@ -37,13 +33,14 @@ from avow.chain.abci import (
     ProcessProposalResponse,
     QueryRequest,
     QueryResponse,
-    total_bytes,
 )
+from avow.chain.admission import Admission
 from avow.chain.errors import BadGenesis, Code, TransactionRefused
 from avow.chain.execution import CachedState, History, Machine, Outcome
 from avow.chain.genesis import Genesis
-from avow.chain.host import Block, Log, read_account, write_account
+from avow.chain.host import Block, read_account, write_account
 from avow.chain.modules import beacon, measurements, validators, watchers, window
+from avow.chain.proposal import Room, Run, accept, prepare
 from avow.chain.state import Candidate, Overlay, Store
 from avow.chain.transaction import Transaction, decode_transaction
 from avow.receipt.encoding import encode
@@ -60,42 +57,16 @@ _CACHE_BYTES = 64 * 1024 * 1024
 _PATH_STATE = "/state"
 
 
-@dataclass(slots=True)
-class _Admitted:
-    """What is left of one sender's account: after what check_tx admitted since the last commit, or after a proposal's."""
+@dataclass(frozen=True, slots=True)
+class _Kept:
+    """Rule 4's run, by what it depends on beside the committed state."""
 
-    nonce: int
-    balance: int
+    height: int
+    time_ms: int
+    run: Run
 
-
-@dataclass(slots=True)
-class _Proposal:
-    """Rule 4: the room that a block has left, and its senders' accounts."""
-
-    machine: Machine
-    bytes_left: int
-    gas_left: int
-    accounts: dict[bytes, _Admitted] = field(default_factory=dict)
-
-    def take(self, raw: bytes, transaction: Transaction) -> bool:
-        """Whether the transaction may come next; if so, it does."""
-        account = self.accounts.get(transaction.sender)
-        if account is None:
-            account = _Admitted(*read_account(self.machine.state, transaction.sender))
-        size = total_bytes((raw,))
-        if transaction.gas_limit > self.gas_left or size > self.bytes_left:
-            return False
-        try:
-            self.machine.check(transaction)
-            self.machine.check_account(transaction, account.nonce, account.balance)
-        except TransactionRefused:
-            return False
-        account.nonce += 1
-        account.balance -= transaction.max_cost()
-        self.accounts[transaction.sender] = account
-        self.bytes_left -= size
-        self.gas_left -= transaction.gas_limit
-        return True
+    def fits(self, height: int, time_ms: int, txs: tuple[bytes, ...]) -> bool:
+        return (self.height, self.time_ms) == (height, time_ms) and tuple(self.run.txs) == txs
 
 
 @dataclass(slots=True)
@@ -104,6 +75,7 @@ class _Pending:
 
     candidate: Candidate
     height: int
+    time_ms: int
 
 
 @dataclass(slots=True)
@@ -116,11 +88,13 @@ class Application:
     _state: CachedState = field(init=False)
     _genesis_state: Overlay | None = field(init=False, default=None)
     _pending: _Pending | None = field(init=False, default=None)
-    _admitted: dict[bytes, _Admitted] = field(init=False, default_factory=dict)
+    _admission: Admission = field(init=False)
+    _kept: _Kept | None = field(init=False, default=None)
 
     def __post_init__(self) -> None:
         self._cache = _Decoded(self.genesis.eip155)
         self._state = CachedState(self.store)
+        self._admission = Admission(lambda time_ms: self._machine(self._view(), self._next_block(time_ms)))
 
     # --- Info and genesis -------------------------------------------------------------------------------------------
 
@@ -157,48 +131,47 @@ class Application:
     # --- The pool ---------------------------------------------------------------------------------------------------
 
     def check_tx(self, request: CheckTxRequest) -> CheckTxResponse:
-        """Rule 5. `data` of an admitted transaction is its sender's address."""
+        """Rule 5. `data` of an admitted transaction is its sender's address, of a refused call its revert."""
         try:
             transaction = self._cache.get(request.tx)
-            self._admit(transaction, request.type)
         except TransactionRefused as refused:
             return CheckTxResponse(int(refused.status), log=refused.detail)
-        return CheckTxResponse(data=transaction.sender, gas_wanted=transaction.gas_limit)
-
-    def _admit(self, transaction: Transaction, kind: CheckTxType) -> None:
-        sender = transaction.sender
-        admitted = self._admitted.get(sender)
-        if admitted is None:
-            admitted = _Admitted(*read_account(self._view(), sender))
-        elif kind is CheckTxType.NEW and transaction.nonce < admitted.nonce:
-            committed, _ = read_account(self._view(), sender)
-            if transaction.nonce >= committed:
-                raise TransactionRefused(Code.NONCE_TOO_LOW, "already known: a transaction with this nonce waits")
-        machine = self._machine(self._view(), Block(self.store.committed.height + 1, self.genesis.time_ms))
-        machine.check(transaction)
-        machine.check_account(transaction, admitted.nonce, admitted.balance)
-        admitted.nonce += 1
-        admitted.balance -= transaction.max_cost()
-        self._admitted[sender] = admitted
+        return self._admission.check(request.tx, transaction, request.type)
 
     # --- Blocks -----------------------------------------------------------------------------------------------------
 
     def prepare_proposal(self, request: PrepareProposalRequest) -> PrepareProposalResponse:
-        """Rule 4: in order of arrival, what fits."""
-        proposal = self._proposal(min(request.max_tx_bytes, self.genesis.block_max_bytes))
-        chosen = [raw for raw, transaction in self._decodable(request.txs) if proposal.take(raw, transaction)]
-        return PrepareProposalResponse(tuple(chosen))
+        """Rule 4: in order of arrival, what fits and ends in no fault."""
+        block = Block(request.height, request.time_ns // NANOSECONDS_PER_MS)
+        run = self._run(block)
+        room = Room(min(request.max_tx_bytes, self.genesis.block_max_bytes), self.genesis.block_gas_limit)
+        self._admission.left_out(prepare(run, room, self._decodable(request.txs)))
+        self._kept = _Kept(block.height, block.time_ms, run) if run.txs else None
+        return PrepareProposalResponse(tuple(run.txs))
 
     def process_proposal(self, request: ProcessProposalRequest) -> ProcessProposalResponse:
         """Rule 4, checked: from the block and the state before it alone."""
-        proposal = self._proposal(self.genesis.block_max_bytes)
-        taken = [proposal.take(raw, transaction) for raw, transaction in self._decodable(request.txs)]
-        return ProcessProposalResponse(accept=len(taken) == len(request.txs) and all(taken))
+        block = Block(request.height, request.time_ns // NANOSECONDS_PER_MS)
+        if not request.txs:
+            return ProcessProposalResponse(accept=True)
+        if self._kept is not None and self._kept.fits(block.height, block.time_ms, request.txs):
+            return ProcessProposalResponse(accept=True)
+        run = self._run(block)
+        proposed = list(self._decodable(request.txs))
+        room = Room(self.genesis.block_max_bytes, self.genesis.block_gas_limit)
+        if len(proposed) != len(request.txs) or not accept(run, room, proposed):
+            return ProcessProposalResponse(accept=False)
+        self._kept = _Kept(block.height, block.time_ms, run)
+        return ProcessProposalResponse(accept=True)
 
-    def _proposal(self, max_bytes: int) -> "_Proposal":
-        view = self._view()
-        machine = self._machine(view, Block(self.store.committed.height + 1, self.genesis.time_ms))
-        return _Proposal(machine, max_bytes, self.genesis.block_gas_limit)
+    def _run(self, block: Block, *, busy: bool = True) -> Run:
+        """A block before its first transaction; `busy`: it has one."""
+        state = Overlay(self._state)
+        if self.store.committed.height == 0:
+            (self._genesis_state or self._new_genesis_state()).apply_to(state)
+        if busy:
+            window.record(state, self.genesis, block)
+        return Run(self._machine(state, block))
 
     def _decodable(self, txs: Sequence[bytes]) -> Iterator[tuple[bytes, Transaction]]:
         for raw in txs:
@@ -208,39 +181,32 @@ class Application:
                 continue
 
     def finalize_block(self, request: FinalizeBlockRequest) -> FinalizeBlockResponse:
-        """Rules 2 and 3."""
-        first = self.store.committed.height == 0
-        state = Overlay(self._state)
+        """Rules 2 to 4."""
         block = Block(request.height, request.time_ns // NANOSECONDS_PER_MS)
-        if first:
-            (self._genesis_state or self._new_genesis_state()).apply_to(state)
-        machine = self._machine(state, block)
-        if request.txs:
-            window.record(state, self.genesis, block)
-        results = [self._result(machine, raw) for raw in request.txs]
+        machine, results = self._executed(block, request.txs)
+        state = machine.state
         if results:
             root = last_results_hash([result.deterministic() for result in results])
             state.put(_RESULTS, request.height.to_bytes(8) + root)
         beacon.record_block(state, self.genesis, block, request.hash, busy=bool(results))
         updates = validators.updates(state, block)
         candidate = self.store.prepare(state.changes(), machine.history.leaves)
-        self._pending = _Pending(candidate, request.height)
+        self._pending = _Pending(candidate, request.height, block.time_ms)
         return FinalizeBlockResponse(tuple(results), candidate.app_hash, validator_updates=updates)
 
-    def _result(self, machine: Machine, raw: bytes) -> ExecTxResult:
-        try:
-            transaction = self._cache.get(raw)
-        except TransactionRefused as refused:
-            return ExecTxResult(int(refused.status), log=refused.detail)
-        outcome = machine.execute(transaction)
-        return ExecTxResult(
-            code=int(outcome.code),
-            data=outcome.data,
-            gas_wanted=transaction.gas_limit,
-            gas_used=outcome.gas_used,
-            log=outcome.detail,
-            events=tuple([log_event(log) for log in outcome.logs]),
-        )
+    def _executed(self, block: Block, txs: tuple[bytes, ...]) -> tuple[Machine, list[ExecTxResult]]:
+        kept, self._kept = self._kept, None
+        if kept is not None and kept.fits(block.height, block.time_ms, txs):
+            return kept.run.machine, kept.run.results
+        run = self._run(block, busy=bool(txs))
+        for raw in txs:
+            try:
+                transaction = self._cache.get(raw)
+            except TransactionRefused as refused:
+                run.refuse(raw, refused.status, refused.detail)
+            else:
+                run.execute(raw, transaction)
+        return run.machine, run.results
 
     def commit(self) -> CommitResponse:
         pending = self._pending
@@ -248,18 +214,18 @@ class Application:
             raise RuntimeError("commit without finalize_block")
         self.store.commit(pending.candidate, pending.height)
         self._state.committed(pending.candidate.values)
-        self._pending = None
+        self._pending = self._kept = None
         self._genesis_state = None
-        self._admitted.clear()
+        self._admission.committed(pending.time_ms)
         retained = self.genesis.retain_blocks
         return CommitResponse(max(0, pending.height - retained) if retained else 0)
 
     def restored(self) -> None:
         """The store holds another state than before: a snapshot's."""
         self._state = CachedState(self.store)
-        self._pending = None
+        self._pending = self._kept = None
         self._genesis_state = None
-        self._admitted.clear()
+        self._admission.committed(None)
 
     # --- Reading ----------------------------------------------------------------------------------------------------
 
@@ -280,8 +246,8 @@ class Application:
 
     def account(self, address: bytes, *, pending: bool = False) -> tuple[int, int]:
         """Nonce and balance; `pending` counts what check_tx admitted."""
-        admitted = self._admitted.get(address) if pending else None
-        return (admitted.nonce, admitted.balance) if admitted else read_account(self._view(), address)
+        left = self._admission.account(address) if pending else None
+        return (left.nonce, left.balance) if left else read_account(self._view(), address)
 
     def simulate(
         self,
@@ -294,8 +260,11 @@ class Application:
         gas_limit: int = CALL_GAS,
     ) -> Outcome:
         """What a call would do in a next block with this time, on the committed state; nothing of it stays."""
-        block = Block(self.store.committed.height + 1, time_ms)
-        return self._machine(self._view(), block).call(sender, to, value, data, gas_limit)
+        machine = self._machine(self._view(), self._next_block(time_ms))
+        return machine.call(sender, to, value, data, gas_limit)
+
+    def _next_block(self, time_ms: int) -> Block:
+        return Block(self.store.committed.height + 1, time_ms)
 
     def _machine(self, state: Overlay, block: Block) -> Machine:
         return Machine(self.genesis, block, state, History(self.store.committed.history.size))
@@ -322,22 +291,3 @@ class _Decoded:
                 oldest, _ = self._entries.popitem(last=False)
                 self._bytes -= len(oldest)
         return found
-
-
-LOG_EVENT = "log"
-
-
-def log_event(log: Log) -> Event:
-    """A module's event as the consensus engine carries it: hexadecimal, for indexes; never hashed."""
-    topics = [EventAttribute("topic", topic.hex()) for topic in log.topics]
-    attributes = (EventAttribute("address", log.address.hex()), *topics, EventAttribute("data", log.data.hex(), False))
-    return Event(LOG_EVENT, attributes)
-
-
-def event_log(event: Event) -> Log | None:
-    """The inverse of `log_event`; None for an event of another kind."""
-    if event.type != LOG_EVENT:
-        return None
-    values = [(attribute.key, bytes.fromhex(attribute.value)) for attribute in event.attributes]
-    topics = tuple([value for key, value in values if key == "topic"])
-    return Log(dict(values)["address"], topics, dict(values)["data"])

@@ -48,6 +48,7 @@ class Code(IntEnum):
     NAME_UNKNOWN = 202
     PROGRAM_PUBLISHED = 203
     PROGRAM_UNKNOWN = 204
+    PROGRAM_NOT_EXACT = 205
     # Nodes.
     KEY_INVALID = 300
     KEY_EXISTS = 301
@@ -73,6 +74,7 @@ class Code(IntEnum):
     BATCH_TIME = 403
     KEY_NOT_SETTLING = 405
     KEY_OVERTURNED = 406
+    BATCH_EARLY = 407
     # Settlement, of one statement.
     PROGRAM_NOT_REGISTERED = 420
     PROGRAM_WITHDRAWN = 421
@@ -89,6 +91,7 @@ class Code(IntEnum):
     VOID_WITHOUT_CAUSE = 432
     VOID_CAUSE_UNKNOWN = 433
     BOND_INSUFFICIENT = 434
+    PROGRAM_NOT_DECLARED = 435
     # Bonds, challenges and demands.
     BOND_LOCKED = 500
     DISPUTE_WAITS = 501
@@ -120,6 +123,7 @@ class Code(IntEnum):
     VALIDATOR_UNKNOWN = 600
     LAST_VALIDATOR = 601
     TOO_MANY_VALIDATORS = 602
+    VALIDATORS_FIXED = 603
 
     @property
     def label(self) -> str:

@@ -14,10 +14,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from avow.chain.abci import ExecTxResult
-from avow.chain.application import event_log
 from avow.chain.errors import Code
 from avow.chain.genesis import Genesis
 from avow.chain.host import Log
+from avow.chain.proposal import event_log
 from avow.chain.transaction import Transaction
 from avow.receipt.headers import Header, last_results_hash
 from avow.receipt.requester import keccak256

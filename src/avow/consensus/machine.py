@@ -199,9 +199,10 @@ class Machine:
         waiting = self.pool.propose()
         if not waiting:
             return ()
-        response = self._application.prepare_proposal(
-            abci.PrepareProposalRequest(max_bytes, waiting, self._next_height, time_ns, self._validators[0].address)
-        )
+        with self._suspecting(waiting):
+            response = self._application.prepare_proposal(
+                abci.PrepareProposalRequest(max_bytes, waiting, self._next_height, time_ns, self._validators[0].address)
+            )
         if abci.total_bytes(response.txs) > max_bytes:
             raise ConsensusError("the application proposed too large a block", limit=max_bytes)
         self._probe("block: prepared")

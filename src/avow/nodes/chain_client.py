@@ -262,7 +262,10 @@ class ChainClient:
         return "0x" + self.address.hex()
 
     async def send(self, raw: bytes) -> None:
-        """Give the chain a transaction; returns when it is durable there. Raises ChainRejected, ChainUnavailable."""
+        """Give the chain a transaction; returns when it is durable there.
+
+        Raises Refused (what it shows does not hold: it stands in no block), ChainRejected, ChainUnavailable.
+        """
         try:
             await self.rpc("eth_sendRawTransaction", "0x" + raw.hex())
         except ChainRejected as rejected:
@@ -270,7 +273,7 @@ class ChainClient:
                 return
             self._next_nonce = None
             raise
-        except ChainUnavailable:
+        except (ChainUnavailable, Refused):
             self._next_nonce = None
             raise
 

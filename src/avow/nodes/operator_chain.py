@@ -37,6 +37,7 @@ class OperatorChain:
         self._client = client
         self._eip155 = eip155
         self._headers = HeaderTrust(chain_id)
+        self._refused = b""
         self.chain_id = chain_id
         self.operator = client.address
 
@@ -81,11 +82,15 @@ class OperatorChain:
         return signed.raw, signed.hash
 
     async def send(self, transaction: bytes) -> None:
-        await self._client.send(transaction)
+        """What is refused here will stand in no block; `outcome` says so."""
+        try:
+            await self._client.send(transaction)
+        except Refused:
+            self._refused = transaction
 
     async def outcome(self, transaction: bytes, transaction_hash: bytes) -> bool | None:
         nonce = decode_transaction(transaction, self._eip155).nonce
-        while True:
+        while transaction != self._refused:
             try:
                 if await self._client.included(transaction_hash, timeout_s=_RESEND_S) is not None:
                     return True
@@ -95,7 +100,8 @@ class OperatorChain:
             except (Refused, ChainRejected):
                 return False
             with contextlib.suppress(ChainRejected):
-                await self._client.send(transaction)
+                await self.send(transaction)
+        return False
 
     async def refusal(self, batch: bytes, *, all_void: bool) -> Refusal | None:
         refused = await self._client.refusal(settlement.ADDRESS, "void" if all_void else "settle", batch)
@@ -215,6 +221,14 @@ class OperatorChain:
                 return
             own = f"{name[:48]}-{self.operator.hex()[:12]}"
             await self._client.transact(registry.ADDRESS, "publish", own, program)
+
+    async def declared(self, program: bytes) -> bool:
+        """Whether the chain knows the exact program behind it, as optimistic statements need."""
+        root, _ = await self._client.view(registry.ADDRESS, "declared", program)
+        return any(root)
+
+    async def declare(self, manifest: bytes, header: bytes) -> None:
+        await self._client.transact(registry.ADDRESS, "declare", manifest, header)
 
     async def price(self, program: bytes, method: int) -> tuple[int, int]:
         return await self._client.price(self.operator, program, method)

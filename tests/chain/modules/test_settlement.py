@@ -227,7 +227,7 @@ def block_ms(chain) -> int:
 def test_a_statement_may_end_a_little_after_block_time(chain, node, offset, settles):
     latest = block_ms(chain) + chain.genesis.heartbeat_ms + 5_000
     result = chain.settle(node, [node.sign(ended_ms=latest + offset)])
-    assert refused(result) == (None if settles else whole(Code.BATCH_TIME))
+    assert refused(result) == (None if settles else whole(Code.BATCH_EARLY))
 
 
 @pytest.mark.parametrize(("offset", "settles"), [(0, True), (-1, False)])
@@ -244,7 +244,7 @@ def test_every_statement_that_settles_ends_in_the_window(chain, node, place, way
     times = [chain.now_ms] * 3
     times[place] += way * 25 * 3_600_000
     statements = [node.sign(ended_ms=time) for time in times]
-    assert refused(chain.settle(node, statements)) == whole(Code.BATCH_TIME)
+    assert refused(chain.settle(node, statements)) == whole(Code.BATCH_EARLY if way > 0 else Code.BATCH_TIME)
     causes = bytes([5 if index == place else 0 for index in range(3)])
     assert chain.settle(node, statements, void=causes).code == Code.OK
 

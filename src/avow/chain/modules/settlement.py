@@ -1,17 +1,18 @@
 """Settlement: what becomes of each signed statement, and what its payer is charged.
 
 Rules:
-1. A statement's life is STATEMENT_LIFE. A batch settles or voids the next range of a key's numbers, whole or not at all;
-   so a statement settles at most once, and the replay protection of a key is one counter and one head.
+1. A statement's life is STATEMENT_LIFE. A batch settles or voids the next range of a key's numbers, whole or not at all; so a
+   statement settles at most once, and the replay protection of a key is one counter and one head.
 2. The batch: sent by the key's operator, next number, the key's one signature under the chain of heads.
-3. If any statement settles: the key settles (active, draining or retired, and not past its end), and every one that settles
-   ended within the settlement window before block time and not after block time + heartbeat + clock slack.
-4. Each statement that settles: its program is offered; for tee its measurement is allowed for that program; its price
-   version is chargeable and amount ≤ units * price; its payer consented (an allowance, an authorisation, or being the
-   operator) and has it.
+3. If any statement settles: the key settles (active, draining or retired, and not past its end), and every one that settles ended
+   within the settlement window before block time (BATCH_TIME) and not after block time + heartbeat + clock slack (BATCH_EARLY: it
+   settles in a later block).
+4. Each statement that settles: its program is offered; for tee its measurement is allowed for that program; its price version is
+   chargeable and amount ≤ units * price; its payer consented (an allowance, an authorisation, or being the operator) and has it.
 5. Each statement that is void: its cause holds, and what may prove to be the node's fault is recorded (voids.py).
 6. Payers are charged `amount` to the operator. All is judged in order, at the state before the batch.
-7. Optimistic statements: the fees are held by the disputes module and the operator's bond is locked until the batch is final (disputes.py).
+7. Optimistic statements: the fees are held by the disputes module and the operator's bond is locked until the batch is final
+   (disputes.py).
 
 Nothing per statement is written, but for authorisations' nonces (a bit each) and those void statements.
 """
@@ -26,12 +27,13 @@ from avow.chain.modules import bank, disputes, keys
 from avow.chain.modules.batch import Batch, SignedAuthorisation
 from avow.chain.modules.books import Books, lapsed, open_books, price_fault, price_limit
 from avow.chain.modules.consent import authorisation_fault
+from avow.chain.modules.verified import VerifiedBatch, verify_batch
 from avow.chain.modules.voids import is_overdue, judge_void, report_false_void
 from avow.chain.solidity import load_interface
 from avow.errors import InputError
 from avow.receipt.evidence import SETTLEMENT_ADDRESS, history_leaf
 from avow.receipt.standing import KeyRecord, KeyState
-from avow.receipt.statement import BadSignature, Method, statement_payload, verify_signature
+from avow.receipt.statement import BadSignature, Method
 
 ADDRESS = SETTLEMENT_ADDRESS
 
@@ -67,7 +69,7 @@ STATEMENT_LIFE: dict[tuple[StatementState, StatementEvent], StatementState] = {
 
 def settle(host: Host, data: bytes) -> tuple[bytes, bytes, int, int]:
     """Root, key, first number and count of the settled batch."""
-    return _settle(host, _parse(host, data))
+    return _settle(host, data, _parse(host, data))
 
 
 def void(host: Host, data: bytes) -> tuple[bytes, bytes, int, int]:
@@ -75,24 +77,24 @@ def void(host: Host, data: bytes) -> tuple[bytes, bytes, int, int]:
     batch = _parse(host, data)
     if not all(batch.void):
         raise Refused(Code.VOID_CAUSE_UNKNOWN, WHOLE_BATCH)
-    return _settle(host, batch)
+    return _settle(host, data, batch)
 
 
-def _settle(host: Host, batch: Batch) -> tuple[bytes, bytes, int, int]:
+def _settle(host: Host, data: bytes, batch: Batch) -> tuple[bytes, bytes, int, int]:
     record = _check_sender(host, batch)
     if batch.optimistic is not (record.method is Method.OPTIMISTIC):
         raise Refused(Code.BATCH_MALFORMED, WHOLE_BATCH)
-    statements, head = _check_signature(host, batch, record)
+    verified = _check_signature(host, data, batch, record)
     if not all(batch.void):
         _check_key(host, batch.key, record)
         _check_times(host, batch)
     books = open_books(host, batch, record)
     authorised = {authorisation.index: authorisation for authorisation in batch.authorisations}
     if any(batch.void) or authorised:
-        _judge_each(host, batch, books, statements, authorised)
+        _judge_each(host, batch, books, verified.statements, authorised)
     else:
         _judge_plain(host, batch, books)
-    return _close(host, batch, books, batch.root(statements), head)
+    return _close(host, batch, books, verified.root, verified.head)
 
 
 # --- The batch ------------------------------------------------------------------------------------------------------
@@ -115,19 +117,15 @@ def _check_sender(host: Host, batch: Batch) -> KeyRecord:
     return record
 
 
-def _check_signature(host: Host, batch: Batch, record: KeyRecord) -> tuple[list[bytes], bytes]:
-    """Rule 2. The statement hashes, and the head after the last."""
+def _check_signature(host: Host, data: bytes, batch: Batch, record: KeyRecord) -> VerifiedBatch:
+    """Rule 2."""
     following, head = keys.load_head(host, batch.key)
     if batch.first != following:
         raise Refused(Code.BATCH_NUMBER, WHOLE_BATCH)
-    statements, last_head = batch.hash(record.method, head)
-    number = batch.first + len(batch) - 1
-    payload = statement_payload(host.genesis.chain_id, batch.key, number, statements[-1], last_head)
     try:
-        verify_signature(record.signing_key, payload, batch.signature)
+        return verify_batch(host.genesis.chain_id, data, batch, record, head)
     except BadSignature:
         raise Refused(Code.BATCH_SIGNATURE, WHOLE_BATCH) from None
-    return statements, last_head
 
 
 def _check_key(host: Host, key: bytes, record: KeyRecord) -> None:
@@ -149,7 +147,7 @@ def _check_times(host: Host, batch: Batch) -> None:
         raise Refused(Code.BATCH_TIME, WHOLE_BATCH)
     genesis = host.genesis
     if max(ended) > host.block.time_ms + genesis.heartbeat_ms + genesis.clock_slack_ms:
-        raise Refused(Code.BATCH_TIME, WHOLE_BATCH)
+        raise Refused(Code.BATCH_EARLY, WHOLE_BATCH)
 
 
 # --- The statements -------------------------------------------------------------------------------------------------

@@ -187,6 +187,8 @@ class EthereumMethods:
         if self._node.found(digest) is not None:
             raise RpcError(values.SERVER_ERROR, "already known")
         response = await self._node.engine.submit(raw)
+        if response.code == Code.REVERTED and response.data:
+            raise RpcError(values.REVERTED, response.log, views.data(response.data))
         if response.code != Code.OK:
             raise RpcError(values.SERVER_ERROR, response.log)
         self._node.remember(digest, raw)

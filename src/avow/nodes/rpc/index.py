@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, cast
 
-from avow.chain.application import event_log
+from avow.chain.proposal import event_log
 from avow.chain.host import Log
 from avow.chain.modules import settlement
 from avow.chain.state import Store
