@@ -51,7 +51,9 @@ def test_kept_receipts(avow, gateway, home, tmp_path):
     assert (ran.code, ran.out) == (0, f"{waiting[:16]}  settled\n")
     assert avow("receipts", "verify", waiting, "--require", "settled", "--json").json["verdict"] == "warn"
     assert avow("receipts", "refresh", "--json").json == []
-    assert avow("receipts", "refresh", waiting, "--json").json == [{"id": waiting, "settled": True}]
+    assert avow("receipts", "refresh", waiting, "--json").json == [
+        {"id": waiting, "settled": True, "overturned": False}
+    ]
 
 
 def test_a_redacted_or_partly_disclosed_copy(avow, gateway, tmp_path):

@@ -8,11 +8,15 @@ import click
 from avow.cli.connect import url_option
 from avow.cli.frame import FAILED, OK, common, put, put_json, resolve_home, say, table
 from avow.cli.show import moment, put_receipt, put_report, receipt_json
+from avow.client.errors import AnswerOverturned
 from avow.client.pins import Pins
 from avow.client.saved import SavedReceipts
 from avow.client.session import gateway_url
 from avow.client.sync import Client
 from avow.home import write_private
+from avow.receipt.finality import BatchState
+from avow.receipt.receipt import Receipt
+from avow.receipt.statement import Method
 from avow.verification import verify
 
 
@@ -107,28 +111,61 @@ def verify_kept(receipt_id: str, require: tuple[str, ...], home: Path | None, as
 )
 @common
 def refresh(receipt_id: str | None, url: str | None, wait: float, home: Path | None, as_json: bool) -> int:
-    """Fetch the newest settlement proof of the receipt ID, or of every kept receipt that has none yet."""
+    """Fetch the newest settlement proof of the receipt ID, or of every kept receipt that has none yet or can be challenged.
+
+    Exit code 1 where one is not settled yet, or an optimistic answer was overturned.
+    """
     folder = resolve_home(home)
     saved = SavedReceipts(folder)
     if receipt_id is not None:
         wanted = [saved.load(receipt_id)]
     else:
-        wanted = [receipt for _, receipt in saved.newest_first() if receipt.settlement is None]
-    results: list[tuple[str, bool]] = []
+        wanted = [receipt for _, receipt in saved.newest_first() if _can_change(receipt)]
     with Client(url or gateway_url(folder), home=folder) as client:
-        for receipt in wanted:
-            found = client.session.settled(receipt, client.receipt(receipt.id, wait=wait).to_bytes())
-            if found is not None:
-                saved.save(found[0])
-            results.append((receipt.id, found is not None))
+        results = [(receipt.id, _refreshed(client, saved, receipt, wait)) for receipt in wanted]
     if as_json:
-        put_json([{"id": identity, "settled": settled} for identity, settled in results])
+        put_json(
+            [
+                {"id": identity, "settled": state != _WAITS, "overturned": state == _OVERTURNED}
+                for identity, state in results
+            ]
+        )
     else:
-        for identity, settled in results:
-            put(f"{identity[:16]}  {'settled' if settled else 'not settled yet'}")
+        for identity, state in results:
+            put(f"{identity[:16]}  {state}")
         if not results:
             say("every kept receipt is settled")
-    return OK if all(settled for _, settled in results) else FAILED
+    return OK if all(state == _SETTLED for _, state in results) else FAILED
+
+
+_SETTLED, _WAITS = "settled", "not settled yet"
+_OVERTURNED = "overturned: a fault was proven, or what was committed to was withheld; the fee is returned"
+
+
+def _can_change(receipt: Receipt) -> bool:
+    """Whether the network may know more of it: it has not settled, or is an optimistic answer not known to be final or overturned."""
+    columns, settlement = receipt.statement.columns, receipt.settlement
+    if settlement is None:
+        return True
+    if columns.method is not Method.OPTIMISTIC:
+        return False
+    if settlement.finality is None:
+        return True
+    record = settlement.finality.check_membership(receipt.statement.private.key)
+    return record.state is BatchState.OPEN and columns.number not in record.overturned
+
+
+def _refreshed(client: Client, saved: SavedReceipts, receipt: Receipt, wait: float) -> str:
+    """What became of a kept receipt; the newest proof is kept with it."""
+    try:
+        found = client.session.settled(receipt, client.receipt(receipt.id, wait=wait).to_bytes())
+    except AnswerOverturned as overturned:
+        saved.save(overturned.receipt)
+        return _OVERTURNED
+    if found is None:
+        return _WAITS
+    saved.save(found[0])
+    return _SETTLED
 
 
 @receipts.command()

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from avow.client.check import Verified
+from avow.client.errors import AnswerOverturned
 from avow.client.exchange import Sent
 from avow.client.session import Session
 from avow.home import write_private
@@ -53,8 +54,13 @@ class HeldReceipt:
         return Path(path)
 
     def _took(self, fetched: bytes) -> bool:
-        """Take the settlement that the gateway shows. False while it shows none."""
-        found = self._session.settled(self.value, fetched)
+        """Take the settlement that the gateway shows. False while it shows none. Raises AnswerOverturned, having taken it too."""
+        try:
+            found = self._session.settled(self.value, fetched)
+        except AnswerOverturned as overturned:
+            self.value, self.report = overturned.receipt, overturned.report
+            self._session.resave(self.value)
+            raise
         if found is None:
             return False
         self.value, self.report = found

@@ -64,7 +64,7 @@ class AsyncAnswerReceipt(HeldReceipt):
     async def final(self, timeout: float = 180.0) -> Self:  # noqa: ASYNC109
         """Of an optimistic answer: wait until nobody can challenge it any more, at most `timeout` seconds.
 
-        Raises NotSettled when the time is over, ReceiptRefused for an answer that was overturned.
+        Raises NotSettled when the time is over, AnswerOverturned for an answer that was.
         """
         end = time.monotonic() + timeout
         await self.settled(timeout)

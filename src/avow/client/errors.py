@@ -91,6 +91,16 @@ class ReceiptRefused(AnswerRefused):
         self.report = report
 
 
+class AnswerOverturned(ReceiptRefused):
+    """An optimistic answer was overturned after it was given. `receipt` has the proof of that, and its fee is returned."""
+
+    code = "answer_overturned"
+
+    def __init__(self, report: Any, receipt: Any) -> None:
+        super().__init__("the answer was overturned: a fault was proven, or what was committed to was withheld", report)
+        self.receipt = receipt
+
+
 class MalformedStream(AnswerRefused):
     """The stream is not what a gateway sends."""
 

@@ -12,7 +12,7 @@ from typing import Any
 import msgspec
 
 from avow.client.check import Verified, check_answer
-from avow.client.errors import NotSettled, ReceiptRefused, RemoteError, Unreachable
+from avow.client.errors import AnswerOverturned, NotSettled, ReceiptRefused, RemoteError, Unreachable
 from avow.client.exchange import (
     Options,
     Payment,
@@ -32,7 +32,7 @@ from avow.home import home_folder
 from avow.methods import checks
 from avow.receipt.audience import Audience
 from avow.receipt.receipt import Receipt
-from avow.receipt.report import Report
+from avow.receipt.report import Outcome, Report
 from avow.receipt.statement import Method
 from avow.receipt.trust import TrustPolicy
 from avow.receipt.verify import DEMANDS, Question
@@ -178,7 +178,7 @@ class Session:
     def settled(self, receipt: Receipt, fetched: bytes) -> tuple[Receipt, Report] | None:
         """`receipt` with the settlement that the gateway shows for it, verified; None while it shows none.
 
-        Raises ReceiptRefused when what it shows does not hold.
+        Raises AnswerOverturned for an answer that was overturned, ReceiptRefused when what is shown does not hold otherwise.
         """
         shown = Receipt.from_bytes(fetched)
         if shown.statement.hash() != receipt.statement.hash():
@@ -187,9 +187,11 @@ class Session:
             return None
         settled = receipt.with_settlement(shown.settlement)
         report = self.verify(settled, require=("settled",))
-        if not report.ok:
-            raise ReceiptRefused("the settlement does not hold", report)
-        return settled, report
+        if report.ok:
+            return settled, report
+        if {check.code for check in report.checks if check.outcome is Outcome.FAIL} == {"overturned"}:
+            raise AnswerOverturned(report, settled)
+        raise ReceiptRefused("the settlement does not hold", report)
 
     def verify(self, receipt: Receipt, *, require: tuple[str, ...] = ()) -> Report:
         return checks.verify(receipt, self.trust, Question(self.clock_ms(), require=(*self.options.require, *require)))
