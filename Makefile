@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.ready
 COMETBFT_VERSION := v0.40.0
 
-.PHONY: setup run test check bench soak e2e e2e-pythons web lock clean cometbft
+.PHONY: setup run test check bench soak fraud e2e e2e-pythons web lock clean cometbft
 
 setup: $(STAMP)
 
@@ -40,6 +40,11 @@ web:
 
 soak: setup
 	$(BIN)/python -m tests.soak
+
+# Fraud planted in every kind of operator of every real model, on a running network, caught by the watcher's process. Goes on where it was
+# ended; the first time it fetches and compiles the models. Its short form is in `make test`.
+fraud: setup
+	$(BIN)/python -m tests.soak_fraud
 
 # Four validators under load, perturbed two hundred times; random manifests of up to seven; every crash point, lies, other Pythons, 10,000
 # blocks. About an hour and a half. The short form is in `make test`.

@@ -1,0 +1,143 @@
+"""Which lies are told of a program, and at which leaf each has to be found.
+
+Rules:
+1. Every kind of operator that has a value which could be another: its first, middle and last operator, each at the first, middle and last
+   step at which it runs (in mode `once`, samples are steps and one of them is chosen), changed at the first, middle or last value in turn.
+2. Later operators go on with the changed value. Of each kind one lie is told a second time so that they do not: the answer is right then,
+   and the trace is not.
+3. A lie that changes no committed value is none (`masked`): the changed value is an operator's that has no leaf, and what reads it rounds it
+   away. Before that is said, larger changes and other values are tried.
+4. Where a lie has to be found is taken from the leaves themselves: the first that differs between the honest and the lying run.
+"""
+
+from collections import defaultdict
+from dataclasses import dataclass, replace
+from math import prod
+from typing import Any
+
+from avow.exact.hashing import Header
+from avow.exact.program import Program
+from avow.exact.records import Operator
+from tests.nodes.liars import Lie
+from tests.soak_fraud.engines import text_of
+from tests.soak_fraud.models import Model
+
+SEED = bytes(range(32))
+PLACES = ("first", "middle", "last")
+CHANGES = (1, 16, 256, 4_096, 1 << 20)
+
+
+@dataclass(frozen=True)
+class Case:
+    """A lie to be told in answer to question `number`. `slot`: the leaf that it is to be found at, None for a lie that is masked."""
+
+    model: str
+    kind: str
+    place: str
+    at: str
+    lie: Lie
+    number: int
+    slot: int | None = None
+
+    @property
+    def name(self) -> str:
+        goes_on = "" if self.lie.goes_on else ", told only"
+        return f"{self.model} {self.kind}: {self.place} operator ({self.lie.operator}), {self.at} step ({self.lie.step}){goes_on}"
+
+
+class Honest:
+    """One's own honest and lying runs of a model's questions, in this process."""
+
+    def __init__(self, model: Model, loaded: Any, lying: Any) -> None:
+        self.model = model
+        self.loaded = loaded
+        self.lying = lying
+        self._runs: dict[int, tuple[Header, list[bytes]]] = {}
+
+    @property
+    def program(self) -> Program:
+        program: Program = self.loaded.engine._exact
+        return program
+
+    def run(self, number: int) -> tuple[Header, list[bytes]]:
+        """Header and leaves of the honest run of a question."""
+        if number not in self._runs:
+            self._runs[number] = self._traced(self.loaded.engine, number, "")
+        return self._runs[number]
+
+    def found_at(self, case: Case) -> int | None:
+        """Rule 4."""
+        _, honest = self.run(case.number)
+        _, told = self._traced(self.lying, case.number, text_of(case.lie))
+        pairs = zip(honest, told, strict=False)
+        return next((slot for slot, (one, other) in enumerate(pairs) if one != other), None)
+
+    def _traced(self, engine: Any, number: int, said: str) -> tuple[Header, list[bytes]]:
+        request = self.model.body(number, said)
+        if self.model.chats:
+            request["model"] = self.model.name
+            _, trace = engine.traced_chat(request, engine.effective(request), SEED)
+        else:
+            _, trace = engine.traced_infer(request, SEED)
+        return Header.parse(trace.header), list(trace.leaves)
+
+
+def candidates(honest: Honest, questions: int) -> list[Case]:
+    """Rules 1 and 2, not looked at yet."""
+    kinds: dict[str, list[int]] = defaultdict(list)
+    for number, operator in enumerate(honest.program.operators):
+        if operator.low < operator.high:
+            kinds[operator.kind].append(number)
+    cases: list[Case] = []
+    for kind in sorted(kinds):
+        of_kind: list[Case] = []
+        for place, number in chosen(kinds[kind]).items():
+            question = len(cases + of_kind) % questions
+            for at, lie in lies(honest, number, place, question):
+                of_kind.append(Case(honest.model.name, kind, place, at, lie, question))
+        middle = of_kind[len(of_kind) // 2]
+        cases += [*of_kind, replace(middle, lie=replace(middle.lie, goes_on=False))]
+    return cases
+
+
+def chosen(numbers: list[int]) -> dict[str, int]:
+    """First, middle and last of some numbers, each once."""
+    found: dict[int, str] = {}
+    for place, number in zip(PLACES, (numbers[0], numbers[len(numbers) // 2], numbers[-1]), strict=True):
+        found.setdefault(number, place)
+    return {place: number for number, place in found.items()}
+
+
+def lies(honest: Honest, number: int, place: str, question: int) -> list[tuple[str, Lie]]:
+    """The lies of one operator, each with the name of its step."""
+    operator = honest.program.operators[number]
+    header, _ = honest.run(question)
+    first = max(header.prompt - 1, 0) if operator.phase else 0
+    steps = chosen(list(range(first, header.steps)))
+    if honest.program.mode == "once":
+        at = place if place in steps else "first"
+        steps = {at: steps[at]}
+    found = []
+    for turn, (at, step) in enumerate(steps.items()):
+        length = length_of(operator, step)
+        index = (0, length // 2, length - 1)[(PLACES.index(place) + turn) % 3]
+        found.append((at, Lie(step, number, index)))
+    return found
+
+
+def length_of(operator: Operator, step: int) -> int:
+    """The values that an operator gives at a step."""
+    return prod(step + 1 if extent < 0 else extent for extent in operator.shape)
+
+
+def looked_at(honest: Honest, case: Case) -> Case:
+    """Rules 3 and 4: the case as it will be told, or with slot None."""
+    length = length_of(honest.program.operators[case.lie.operator], case.lie.step)
+    places = dict.fromkeys((case.lie.index, 0, length // 2, length - 1, length // 3))
+    for change in CHANGES:
+        for index in places:
+            tried = replace(case, lie=replace(case.lie, index=index, change=change))
+            slot = honest.found_at(tried)
+            if slot is not None:
+                return replace(tried, slot=slot)
+    return replace(case, slot=None)
