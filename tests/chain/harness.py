@@ -26,6 +26,7 @@ from avow.chain.modules import bank, nodes, registry, settlement
 from avow.chain.modules.batch import SignedAuthorisation, build_batch
 from avow.chain.state import MemoryStore, Store
 from avow.chain.transaction import address_of_private_key, sign_transaction
+from avow.exact.program import INPUT, Operator, Program, Source, Tensor
 from avow.methods.registration import registration_digest
 from avow.methods.tee.attesters import DevelopmentAttester
 from avow.receipt.audience import Audience
@@ -49,7 +50,17 @@ from avow.receipt.statement import (
 START_MS = 1_800_000_000_000
 ETHER = 10**18
 FUNDS = 1_000 * ETHER
-PROGRAM = tagged_hash(b"avow/program/1", b"harness")
+EXACT = Program.build(
+    name="harness", mode="once", context=1, inputs=[Tensor("int8", (1,), 0, 9)], constants=[],
+    operators=[Operator("input", (Source(INPUT, 0, "int8", (1,), 0, 9),), "int8", (1,), 0, 9)], outputs=[0],
+)  # fmt: skip
+MANIFEST = encode({
+    "version": 1, "name": "harness", "format": "exact", "engine": "exact", "files": [], "options": {"root": EXACT.root.hex()},
+    "licence": "Apache-2.0", "source": "",
+})  # fmt: skip
+"""An exact program: optimistic statements are about declared ones alone."""
+PROGRAM = tagged_hash(b"avow/program/1", MANIFEST)
+DECLARATION = (MANIFEST, encode(EXACT.header()))
 FAR_MS = START_MS + 10**12
 _ES256 = ec.ECDSA(hashes.SHA256())
 
@@ -295,6 +306,8 @@ class Chain:
     def node(self, method: Method = Method.VANILLA, attester: DevelopmentAttester | None = None) -> NodeKey:
         key = self.register(self.new_key(method), attester)
         self.do("operator", registry.ADDRESS, "publish", "harness", PROGRAM)
+        if method is Method.OPTIMISTIC:
+            self.do("operator", registry.ADDRESS, "declare", *DECLARATION)
         self.do("operator", nodes.ADDRESS, "setPrice", PROGRAM, int(method), 100)
         self.do("payer", bank.ADDRESS, "allow", account("operator"), ETHER, FAR_MS)
         key.now_ms = self.now_ms

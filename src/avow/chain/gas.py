@@ -15,6 +15,7 @@ ATTESTATION = 500_000  # four certificates and a document of P-384, and their pa
 STATEMENT = 400  # four SHA-256 of up to three blocks (60 + 12 a word each, appendix G) and the rules of one statement
 PARSE = 3_000  # a private part: CBOR of about 600 bytes, hashed
 DESCENT_BYTE = 4  # of a demand or its answer: parsed, and hashed once or twice
+DECLARATION_BYTE = 64  # of a program's outline: parsed, hashed, each record's form checked
 BATCH_BYTE = 4  # before anything is parsed; a canonical batch has an item in 16 bytes at most
 HISTORY = 25_000  # one leaf of the history, kept for ever
 CALL = 2_600  # cold account, EIP-2929

@@ -10,6 +10,7 @@ Rules:
 
 import threading
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -38,19 +39,25 @@ KEPT = 1 << 29
 _FLOATS = {"float32": "FP32", "float64": "FP64", "float16": "FP16"}
 
 
-def load_program(program: StoredProgram) -> Program:
-    """The exact program of a manifest (rule 1). Raises InvalidOptions, BadProgram, EncodingError, TooLarge."""
-    options = program.manifest.options
-    names = program.manifest.files
-    if len(program.manifest.encoded()) > MAX_MANIFEST:
-        raise InvalidOptions("an exact program's manifest has at most 8 KiB: each fraud proof holds it", engine="exact")
+def program_file(program: StoredProgram) -> Path:
+    """The file of a manifest's exact program. Raises InvalidOptions."""
+    options, names = program.manifest.options, program.manifest.files
     path = options.get("program", names[0].path if len(names) == 1 else None)
-    root = options.get("root")
-    if not isinstance(path, str) or not isinstance(root, str):
+    if not isinstance(path, str):
         raise InvalidOptions("an exact program's manifest names its file and its root", engine="exact")
     if path not in program.paths:
         raise InvalidOptions("the manifest has no such file", engine="exact", path=path[:128])
-    found = files.load(program.paths[path])
+    return program.paths[path]
+
+
+def load_program(program: StoredProgram) -> Program:
+    """The exact program of a manifest (rule 1). Raises InvalidOptions, BadProgram, EncodingError, TooLarge."""
+    if len(program.manifest.encoded()) > MAX_MANIFEST:
+        raise InvalidOptions("an exact program's manifest has at most 8 KiB: each fraud proof holds it", engine="exact")
+    root = program.manifest.options.get("root")
+    if not isinstance(root, str):
+        raise InvalidOptions("an exact program's manifest names its file and its root", engine="exact")
+    found = files.load(program_file(program))
     if found.root.hex() != root:
         raise InvalidOptions("the program's root is not the manifest's", engine="exact", root=found.root.hex())
     bounds.check(found, FastStatistics())

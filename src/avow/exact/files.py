@@ -11,7 +11,7 @@ from pathlib import Path
 
 from avow.errors import TooLarge
 from avow.exact.errors import BadProgram
-from avow.exact.program import MAX_FILE_BYTES, Program
+from avow.exact.program import MAGIC, MAX_FILE_BYTES, MAX_HEADER_BYTES, Program
 
 
 def save(program: Program, path: Path) -> None:
@@ -42,3 +42,15 @@ def load(path: Path) -> Program:
         if not size:
             raise BadProgram("the file is empty")
         return Program.parse(memoryview(mmap.mmap(stream.fileno(), size, access=mmap.ACCESS_READ)))
+
+
+def load_header(path: Path) -> bytes:
+    """The header of a program's file, as a chain takes it (outline.py). Raises BadProgram, TooLarge, OSError."""
+    with path.open("rb") as stream:
+        start = stream.read(len(MAGIC) + 8)
+        if start[: len(MAGIC)] != MAGIC or len(start) < len(MAGIC) + 8:
+            raise BadProgram("the file is not an exact program")
+        length = int.from_bytes(start[len(MAGIC) :])
+        if length > MAX_HEADER_BYTES:
+            raise TooLarge("the program's header is too large", size=length, limit=MAX_HEADER_BYTES)
+        return stream.read(length)

@@ -132,7 +132,7 @@ class Program:
             "outputs": list(outputs), "end": list(end), "token": token, "notes": {**(notes or {})},
         }  # fmt: skip
         try:
-            return cls._from_header(decode(encode(header), max_items=MAX_HEADER_ITEMS), tuple(constants))
+            return cls.from_header(decode(encode(header), max_items=MAX_HEADER_ITEMS), tuple(constants))
         except EncodingError as error:
             raise BadProgram(error.detail) from error
 
@@ -156,10 +156,11 @@ class Program:
         header = decode(bytes(view[start : start + length]), max_items=MAX_HEADER_ITEMS)
         if not isinstance(header, dict):
             raise BadProgram("the header is not a map")
-        return cls._from_header(header, _read_constants(header.get("constants"), view, start + length))
+        return cls.from_header(header, _read_constants(header.get("constants"), view, start + length))
 
     @classmethod
-    def _from_header(cls, value: Value, constants: tuple[Constant, ...]) -> Self:
+    def from_header(cls, value: Value, constants: tuple[Constant, ...]) -> Self:
+        """The program of a file's decoded header, with the constants that the header lists. Raises as `parse`."""
         item = fields.mapping(value, "header", HEADER_NAMES)
         fields.version(item["version"], "program", VERSION)
         if len(constants) > MAX_CONSTANTS:

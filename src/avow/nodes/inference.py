@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
+from avow.chain.errors import Refused
 from avow.errors import AvowError
 from avow.home import private_folder
 from avow.methods.registration import registration_digest
@@ -131,7 +132,8 @@ class InferenceNode:
         node.upkeep = upkeep
         keeping = asyncio.get_running_loop().create_task(upkeep.run())
         try:
-            await self._own(Method.OPTIMISTIC, exact)
+            known = {program: loaded for program, loaded in exact.items() if await self._declared(loaded)}
+            await self._own(Method.OPTIMISTIC, known)
         finally:
             keeping.cancel()
 
@@ -211,6 +213,20 @@ class InferenceNode:
                 self.settler.added(entry.key_number, entry.signed.number, entry.signed.columns)
 
         self._outbox.put(entry, done)
+
+    async def _declared(self, loaded: Loaded) -> bool:
+        """Show the chain what it has to know before an optimistic statement about a program settles; whether it accepts that."""
+
+        async def declare() -> bool:
+            if not await self._chain.declared(loaded.program):
+                try:
+                    await self._chain.declare(loaded.manifest, loaded.outline)
+                except Refused as refused:
+                    log.error("%s is not offered by optimistic: the chain refuses it: %s", loaded.name, refused.detail)  # noqa: TRY400
+                    return False
+            return True
+
+        return await persistently(declare)
 
     async def _offer(self, served: Served, method: Method) -> None:
         """Publish a program and its price, where the chain has them otherwise, and serve it."""

@@ -10,6 +10,7 @@ import msgspec
 from avow.engines.inference_protocol import parse_infer
 from avow.engines.interface import Engine, load
 from avow.engines.openai import parse_chat
+from avow.exact.files import load_header
 from avow.models.store import Progress, Store, StoredProgram, no_progress
 from avow.nodes.run import Loaded
 
@@ -62,7 +63,15 @@ def _load(program: StoredProgram, threads: int, slots: int, progress: Progress) 
         slots=slots,
         manifest=manifest.encoded(),
         metadata=_metadata(engine),
+        outline=outline_of(program) if manifest.engine == "exact" else b"",
     )
+
+
+def outline_of(program: StoredProgram) -> bytes:
+    """The header of an exact program's file (exact/outline.py)."""
+    from avow.engines.exact import program_file
+
+    return load_header(program_file(program))
 
 
 def _metadata(engine: Engine) -> bytes:

@@ -14,7 +14,7 @@ from typing import Any, Protocol, runtime_checkable
 import msgspec
 
 from avow.errors import AvowError, InputError
-from avow.exact.hashing import Header, Trace, trace_of
+from avow.exact.hashing import Header, Salts, Trace, trace_of
 from avow.exact.prover import OwnRun
 from avow.nodes.errors import Cancelled, EngineFailure, NotTraced
 from avow.nodes.jobs import Begin, Chunks, Consent, Head, Job, Result, Terms
@@ -63,12 +63,15 @@ class Traced(Protocol):
         self, request: Any, effective: dict[str, Any], seed: bytes, emit: Callable[[dict[str, Any]], bool | None] | None
     ) -> tuple[dict[str, Any], Trace]: ...
     def traced_infer(self, request: Any, seed: bytes) -> tuple[dict[str, Any], Trace]: ...
-    def replay(self, request: Any, effective: dict[str, Any], seed: bytes, header: Header) -> OwnRun: ...
+    def replay(self, request: Any, effective: dict[str, Any], salts: Salts, header: Header) -> OwnRun: ...
 
 
 @dataclass(frozen=True, slots=True)
 class Loaded:
-    """A program that is ready to run. `prepare` checks a body's shape and gives what the engine takes."""
+    """A program that is ready to run. `prepare` checks a body's shape and gives what the engine takes.
+
+    `outline`: of an exact program, the header of its file, as the chain wants it declared.
+    """
 
     program: bytes
     name: str
@@ -78,6 +81,7 @@ class Loaded:
     slots: int = 1
     manifest: bytes = b""
     metadata: bytes = b""
+    outline: bytes = b""
 
 
 class Sink(Protocol):

@@ -17,6 +17,7 @@ from avow.exact.fraud import FraudProof
 from avow.exact.hashing import OUTPUT_SLOT
 from avow.exact.prover import check_header, find_fault
 from avow.exact.tensors import unpack
+from avow.receipt.encoding import encode
 from tests.chain.harness import refused
 from tests.chain.optimistic import Optimistic, Posted
 from tests.exact import programs, traces
@@ -41,9 +42,11 @@ def claimed(seed: int, mode: str, *, guilty: bool):
 
 
 def post(network: Optimistic, claim) -> Posted:
-    """Published, priced and settled."""
+    """Published, declared, priced and settled."""
     program = traces.program_id(claim.subject.manifest)
     network.chain.do("operator", registry.ADDRESS, "publish", f"p{program.hex()[:8]}", program)
+    declared = (claim.subject.manifest, encode(claim.subject.program.header()))
+    assert network.chain.do("operator", registry.ADDRESS, "declare", *declared) == [program, claim.subject.program.root]
     network.chain.do("operator", nodes.ADDRESS, "setPrice", program, 1, 100)
     network.key.now_ms = network.chain.now_ms
     statement = network.key.sign(trace=claim.trace, program=program)

@@ -16,7 +16,7 @@ from avow.nodes.full import FullNodeConfig, create_network, running_chain
 from avow.receipt.finality import BatchState, BondProof, BondRecord, FinalityProof, OptimisticParameters, RecordMismatch
 from avow.receipt.standing import KeyState
 from avow.receipt.statement import Method
-from tests.chain.harness import ETHER, FAR_MS, NAMES, PROGRAM, NodeKey, account, cose, point, secret
+from tests.chain.harness import DECLARATION, ETHER, FAR_MS, NAMES, PROGRAM, NodeKey, account, cose, point, secret
 
 RULES = OptimisticParameters(window_ms=1_500, move_ms=500, reveal_blocks=1, watchers=(account("watcher"),))
 
@@ -47,6 +47,7 @@ async def key(running, operator):
         await asyncio.gather(
             operator.transact(nodes.ADDRESS, "register", 1, *points, block_hash, cose(private[0], digest)),
             operator.transact(registry.ADDRESS, "publish", "test", PROGRAM),
+            operator.transact(registry.ADDRESS, "declare", *DECLARATION),
             operator.transact(nodes.ADDRESS, "setPrice", PROGRAM, 1, 100),
             payer.transact(bank.ADDRESS, "allow", operator.address, ETHER, FAR_MS),
         )

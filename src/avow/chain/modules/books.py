@@ -2,14 +2,15 @@
 
 Rules:
 1. Everything is read once, before the batch; what payers have left shrinks as its statements settle, in order.
-2. Who made a program or a measurement unavailable is read with it: a void statement asks (voids.py).
+2. Programs of optimistic statements are declared: the chain can referee every operator of theirs (declarations.py).
+3. Who made a program or a measurement unavailable is read with it: a void statement asks (voids.py).
 """
 
 from dataclasses import dataclass
 
 from avow.chain.errors import Code
 from avow.chain.host import Host
-from avow.chain.modules import bank, measurements, prices, registry
+from avow.chain.modules import bank, declarations, measurements, prices, registry
 from avow.chain.modules.batch import Batch
 from avow.receipt.standing import KeyRecord
 
@@ -19,12 +20,13 @@ class Books:
     """Rule 1, by the batch's programs and payers. An allowance of None: the operator itself, who needs none.
 
     `withdrawn_by`: who withdrew each program that is not offered (None: it never was). `measured_before`: whether an entry
-    allowed the key's measurement for each program at some time.
+    allowed the key's measurement for each program at some time. `refereed`: rule 2, true for the other methods.
     """
 
     record: KeyRecord
     lapsed: bool
     offered: list[bool]
+    refereed: list[bool]
     withdrawn_by: list[bytes | None]
     measured: list[bool]
     measured_before: list[bool]
@@ -62,6 +64,7 @@ def open_books(host: Host, batch: Batch, record: KeyRecord) -> Books:
         record=record,
         lapsed=lapsed(host, record),
         offered=offered,
+        refereed=[not batch.optimistic or any(declarations.declared(host, program)[0]) for program in programs],
         withdrawn_by=[
             None if offers else registry.withdrawn_by(host, program)
             for program, offers in zip(programs, offered, strict=True)
@@ -83,6 +86,8 @@ def price_limit(host: Host, books: Books, program: int, version: int) -> int | C
     """The price per unit that may be charged for a program, or why it may not run or not at this version."""
     if not books.offered[program]:
         return Code.PROGRAM_WITHDRAWN
+    if not books.refereed[program]:
+        return Code.PROGRAM_NOT_DECLARED
     if not books.measured[program]:
         return Code.MEASUREMENT_EXPIRED
     return prices.chargeable(host, books.prices[program], version)

@@ -5,12 +5,14 @@ Rules:
 2. Versions of a name count from 1. A version is withdrawn for good; the program can be published again as a new version.
 3. A program is offered while at least one version of any name offers it. Statements on a program that is not offered are refused
    from that block on.
+4. What optimistic statements are about is declared as well (declarations.py).
 """
 
 import re
 
 from avow.chain.errors import Code, Refused
 from avow.chain.host import Host, Module, bind
+from avow.chain.modules import declarations
 from avow.chain.solidity import load_interface
 
 ADDRESS = bytes.fromhex("0000000000000000000000000000000000000a02")
@@ -139,5 +141,7 @@ MODULE: Module = bind(
         "resolve": resolve,
         "versionOf": version_of,
         "program": offers,
+        "declare": declarations.declare,
+        "declared": declarations.declared,
     },
 )

@@ -10,6 +10,8 @@ interface Registry {
     event ProgramPublished(string name, bytes32 indexed program, uint32 version);
     event ProgramWithdrawn(string name, bytes32 indexed program, uint32 version);
 
+    event ProgramDeclared(bytes32 indexed program, bytes32 root);
+
     error Refused(uint32 code);
 
     /// Publish `program` as the next version of `name`. The first to publish under a name owns it.
@@ -27,4 +29,11 @@ interface Registry {
 
     /// How many names offer `program` now, and the height at which it was first published (0: never).
     function program(bytes32 id) external view returns (uint32 offers, uint64 fromHeight);
+
+    /// Show the chain an exact program: its manifest, and the header of its file. Optimistic statements settle on declared programs
+    /// alone. Anyone may, once is enough, and nothing takes it back.
+    function declare(bytes calldata manifest, bytes calldata header) external returns (bytes32 program, bytes32 root);
+
+    /// The program root of a declared program, and the height at which it was declared (zeros: it is not).
+    function declared(bytes32 id) external view returns (bytes32 root, uint64 height);
 }
