@@ -129,7 +129,7 @@ def measure(benchmark: Benchmark, program: Program) -> None:
             start = time.perf_counter()
             header = check_header(subject, claim)
             assert isinstance(header, Header)
-            proof = find_fault(subject, header, run, SEED, claim)
+            proof = find_fault(subject, header, run, Salts(SEED), claim)
             searches.append(time.perf_counter() - start)
             assert isinstance(proof, FraudProof)
             encoded = proof.encoded()

@@ -73,7 +73,8 @@ def recompute(receipt: Receipt, store: Store, request: bytes | None = None) -> R
 
 def _followed(engine: TracedEngine, parsed: Any, effective: dict[str, Any], seed: bytes, header: Header) -> bytes:
     """The header of a run that follows a claimed one for as many steps: for an answer that its caller cut off."""
-    run, salts = engine.replay(parsed, effective, seed, header), Salts(seed)
+    salts = Salts(seed)
+    run = engine.replay(parsed, effective, salts, header)
     return replace(
         header,
         leaves=len(run.leaves),
@@ -82,6 +83,7 @@ def _followed(engine: TracedEngine, parsed: Any, effective: dict[str, Any], seed
         outputs=tuple(
             salts.digest(OUTPUT_SLOT + at, run.tensor(OUTPUT_SLOT + at)) for at in range(len(header.outputs))
         ),
+        salts=salts.commitment,
     ).encoded()
 
 

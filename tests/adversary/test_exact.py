@@ -12,7 +12,7 @@ import pytest
 from avow.exact import fraud, hashing, openings
 from avow.exact.committed import CommittedRun
 from avow.exact.fraud import FraudProof, NotShown, Opened, ProofError
-from avow.exact.hashing import CHUNK, INPUT_SLOT, OUTPUT_SLOT, SALT, Header, trace_of
+from avow.exact.hashing import CHUNK, INPUT_SLOT, OUTPUT_SLOT, SALT, Header, Salts, trace_of
 from avow.exact.program import CONSTANT, INPUT, OPERATOR, PREVIOUS, Head, Operator, Source, Tensor
 from avow.exact.prover import OtherInputs, Subject, check_header, find_fault
 from avow.exact.referee import Guilty, referee
@@ -100,6 +100,7 @@ class Stranger:
             head.root(), self.steps, self.prompt, self.parameters, "text" if self.prompt else "whole", leaves, tree[-1][0],
             tuple(self.ends.get(INPUT_SLOT + at, bytes(32)) for at in range(len(head.inputs))),
             tuple(bytes(32) for _ in head.outputs),
+            bytes(32),
         ).encoded()  # fmt: skip
         manifest = encode({"engine": "exact", "options": {"root": head.root().hex()}, "version": 1})
         proof = FraudProof(
@@ -154,7 +155,7 @@ def test_an_output_far_beyond_the_run_has_no_value(index, slot):
     head = replace(HEAD, operators=1, operators_root=tree[-1][0], constants=0, constants_root=merkle.EMPTY_LIST_ROOT)
     total = hashing.chunk_count(Site(head, record, 0, index, 1, 0).layout.length)
     opened = Opened(slot, ((0, bytes(SALT + CHUNK)),), (bytes(32),) * len(openings.missing(total, [0])))
-    header = Header(head.root(), 1, 0, {}, "whole", 1, bytes(32), (bytes(32),), (bytes(32),)).encoded()
+    header = Header(head.root(), 1, 0, {}, "whole", 1, bytes(32), (bytes(32),), (bytes(32),), bytes(32)).encoded()
     manifest = encode({"engine": "exact", "options": {"root": head.root().hex()}, "version": 1})
     proof = FraudProof(
         "output", manifest, header, head.encoded(), OUTPUT_SLOT, record.encoded(), (), index, tensors=(opened,)
@@ -250,7 +251,7 @@ def test_a_trace_of_another_prompt_is_of_other_inputs(claimed):
     program = language_model.program(64)
     machine, parameters = machine_of(program), Parameters(0, 1, 0, 2)
     prompt = [1, 2, 3, 4, 5, 6]
-    lied = machine.follow(claimed, parameters, len(claimed) + 1, SEED)
+    lied = machine.follow(claimed, parameters, len(claimed) + 1, Salts(SEED))
     from avow.exact.kernels.tracer import BulkTracer
 
     _, trace = machine.trace(
@@ -260,9 +261,9 @@ def test_a_trace_of_another_prompt_is_of_other_inputs(claimed):
     node = CommittedRun(trace.header, lied, SEED)
     header = check_header(subject, node)
     assert isinstance(header, Header)
-    own = machine.follow(prompt, parameters, max(header.steps, len(prompt)), SEED)
+    own = machine.follow(prompt, parameters, max(header.steps, len(prompt)), Salts(SEED))
     with pytest.raises(OtherInputs):
-        find_fault(subject, header, own, SEED, node)
+        find_fault(subject, header, own, Salts(SEED), node)
 
 
 def test_guilty_stays_guilty():

@@ -48,6 +48,9 @@ class Run:
     def header(self) -> bytes:
         return self.trace.header
 
+    def key(self) -> bytes:
+        return hashing.Salts(self.seed).key
+
     def leaves(self) -> Sequence[bytes]:
         return self.trace.leaves
 

@@ -12,7 +12,7 @@ from avow.engines.speech import frames
 from avow.exact import files
 from avow.exact.compile.onnx import Options, compile_onnx
 from avow.exact.errors import BadProgram
-from avow.exact.hashing import Header
+from avow.exact.hashing import Header, Salts
 from avow.exact.kernels.ports import ports
 from avow.exact.prover import Subject, check_header, find_fault
 from avow.models import catalogue
@@ -78,11 +78,11 @@ def test_a_replay_is_the_run_and_answers_for_every_tensor(engine, monkeypatch):
     rows = np.concatenate([each["x"] for each in normal(3, x=(1, 6))])
     _, trace = engine.traced_infer(request(rows), SEED)
     header = Header.parse(trace.header)
-    replay = engine.replay(request(rows), {}, SEED, header)
+    replay = engine.replay(request(rows), {}, Salts(SEED), header)
     assert list(replay.leaves) == list(trace.leaves)
     kept = [replay.tensor(slot) for slot in range(header.leaves)]
     monkeypatch.setattr("avow.engines.exact.KEPT", 0)
-    again = engine.replay(request(rows), {}, SEED, header)
+    again = engine.replay(request(rows), {}, Salts(SEED), header)
     assert [again.tensor(slot) for slot in range(header.leaves)] == kept
     with pytest.raises(KeyError):
         again.tensor(header.leaves + 7)
@@ -97,10 +97,10 @@ def test_no_fault_is_found_in_an_honest_run(engine, tmp_path):
     manifest = stored(tmp_path, program).manifest.encoded()
     subject = Subject(program, manifest, trace.trace)
     header = Header.parse(trace.header)
-    run = engine.replay(request(rows), {}, SEED, header)
+    run = engine.replay(request(rows), {}, Salts(SEED), header)
     respondent = CommittedRun(trace.header, run, SEED)
     assert check_header(subject, respondent) == header
-    assert find_fault(subject, header, run, SEED, respondent) is None
+    assert find_fault(subject, header, run, Salts(SEED), respondent) is None
 
 
 def test_states_begin_anew_with_each_request(tmp_path):

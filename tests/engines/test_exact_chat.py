@@ -17,7 +17,7 @@ from avow.engines.errors import (
 from avow.engines.exact_chat import ExactChat, temperature_integers
 from avow.engines.exact_text import Text, chat_tokens
 from avow.exact import files
-from avow.exact.hashing import INPUT_SLOT, OUTPUT_SLOT, Header
+from avow.exact.hashing import INPUT_SLOT, OUTPUT_SLOT, Header, Salts
 from avow.exact.specification import machine
 from avow.exact.tokeniser import Tokeniser
 from avow.models import catalogue
@@ -141,7 +141,7 @@ def test_a_replay_is_the_traced_run_whole(engine: ExactChat) -> None:
     effective = engine.effective(asked)
     _, trace = engine.traced_chat(asked, effective, SEED)
     header = Header.parse(trace.header)
-    own = engine.replay(asked, effective, SEED, header)
+    own = engine.replay(asked, effective, Salts(SEED), header)
     assert list(own.leaves) == list(trace.leaves)
     assert len(own.tensor(INPUT_SLOT)) == 4 * header.prompt
     chosen = program(context=200).token
@@ -258,7 +258,7 @@ def test_the_real_program_says_the_same_on_every_machine(smollm2_exact: ExactCha
     assert found["choices"][0]["finish_reason"] == "stop"
     assert trace.trace.hex() == TRACE
     header = Header.parse(trace.header)
-    assert list(smollm2_exact.replay(asked, effective, SEED, header).leaves) == list(trace.leaves)
+    assert list(smollm2_exact.replay(asked, effective, Salts(SEED), header).leaves) == list(trace.leaves)
 
 
 @pytest.mark.model

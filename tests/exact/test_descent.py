@@ -37,6 +37,7 @@ class Run:
         self.header = Header(
             program=bytes(32), steps=1, prompt=0, parameters={}, finish="whole", leaves=LEAVES, root=merkle.root(self.leaves),
             inputs=(salts.digest(INPUT_SLOT, self.tensors[INPUT_SLOT]),), outputs=(salts.digest(OUTPUT_SLOT, self.tensors[OUTPUT_SLOT]),),
+            salts=salts.commitment,
         ).encoded()  # fmt: skip
         self.trace = trace_of(self.header)
         self.levels = merkle.tree(self.leaves)
@@ -77,6 +78,7 @@ def chunk_demand(slot, level, index):
 
 DEMANDS = {
     "header": Demand(),
+    "key": Demand(RUN.header),
     "root": Demand(RUN.header, leaf_node(12, 0)),
     "inner": Demand(RUN.header, leaf_node(11, 1)),
     "ragged": Demand(RUN.header, leaf_node(2, 624)),
@@ -111,6 +113,7 @@ def test_a_demand_and_its_answer(name):
 
 def test_what_answers_hold():
     assert answered(DEMANDS["header"]) == Answer(data=RUN.header)
+    assert answered(DEMANDS["key"]) == Answer(data=Salts(SEED).key)
     assert answered(DEMANDS["root"]) == Answer(hashes=tuple(RUN.levels[2]))
     assert answered(DEMANDS["inner"]) == Answer(hashes=tuple(RUN.levels[1][1024:]))
     assert answered(DEMANDS["ragged"]) == Answer(hashes=tuple(RUN.leaves[2496:]))
@@ -129,7 +132,7 @@ def test_what_answers_hold():
 def test_what_is_asked():
     asked = {name: demand.asked for name, demand in DEMANDS.items()}
     assert asked == {
-        "header": "header", "root": "nodes", "inner": "nodes", "ragged": "nodes", "low": "nodes", "level ten": "nodes",
+        "header": "header", "key": "key", "root": "nodes", "inner": "nodes", "ragged": "nodes", "low": "nodes", "level ten": "nodes",
         "tensor": "tensor", "long tensor": "tensor", "input": "tensor", "output": "tensor", "chunks": "chunks", "chunks below": "chunks",
         "chunk": "chunk", "last chunk": "chunk", "input's chunk": "chunk", "only chunk": "chunk",
     }  # fmt: skip
@@ -207,7 +210,9 @@ REFUSED = {
     "a content without a header": Demand(None, content=(1, bytes(32))),
     "a chunk without a header": Demand(None, chunk=leaf_node(1, 0)),
     "another header": replace(DEMANDS["root"], header=RUN.header[:-1] + b"\0"),
-    "neither leaf nor end": Demand(RUN.header),
+    "a key by another header": Demand(RUN.header[:-1] + b"\0"),
+    "a key and a content": Demand(RUN.header, content=(1, bytes(32))),
+    "a key and a chunk": Demand(RUN.header, chunk=leaf_node(1, 0)),
     "a digest of nothing": Demand(RUN.header, digest=RUN.leaves[0]),
     "leaf and end": replace(TENSOR, end=INPUT_SLOT),
     "below a leaf": Demand(RUN.header, leaf_node(0, 3)),

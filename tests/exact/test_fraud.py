@@ -36,7 +36,9 @@ def convict(claim, own, respondent=None):
     """The watcher's and the chain's side: what the referee says to the proof, None where there is none."""
     respondent = respondent or claim
     header = check_header(claim.subject, respondent)
-    proof = header if isinstance(header, FraudProof) else find_fault(claim.subject, header, own, SEED, respondent)
+    proof = (
+        header if isinstance(header, FraudProof) else find_fault(claim.subject, header, own, Salts(SEED), respondent)
+    )
     if proof is None:
         return None
     encoded = proof.encoded()
@@ -136,7 +138,7 @@ def test_several_changes_are_convicted_at_the_first(seed):
 def attempts(claim, own, random):
     """Proofs of every kind against a trace, with its true openings."""
     program, header = claim.program, claim.parsed
-    search = _Search(claim.subject, header, own, SEED, claim)
+    search = _Search(claim.subject, header, own, Salts(SEED), claim)
 
     def site_of(slot):
         step, number = divmod(slot, len(program.operators))
@@ -218,7 +220,7 @@ def test_another_traces_fault_convicts_nobody_else(seed):
     if value is None:
         return
     liar = claim.altered(slot, 0, value)
-    proof = find_fault(liar.subject, liar.parsed, own, SEED, liar)
+    proof = find_fault(liar.subject, liar.parsed, own, Salts(SEED), liar)
     assert judge(liar, proof).kind == "element"
     with pytest.raises(ProofError):
         judge(claim, proof)
@@ -389,7 +391,7 @@ def test_an_operator_that_should_not_have_run():
     number = next(number for number, operator in enumerate(program.operators) if operator.phase)
     liar = replace(claim, tensors={**claim.tensors, number: b"\x01\x02"}).commit()
     assert convict(liar, own) == Guilty("presence", number)
-    search = _Search(liar.subject, liar.parsed, own, SEED, liar)
+    search = _Search(liar.subject, liar.parsed, own, Salts(SEED), liar)
     site = Site(program.head, program.operators[number], number, 0, liar.parsed.steps, liar.parsed.prompt)
     with pytest.raises(ProofError, match="no tensor at this step"):
         judge(liar, search._of_operator("length", site, number, content=(2, bytes(32)), leaves=()))
@@ -459,7 +461,7 @@ def test_the_end():
     own = traces.OwnRun(free)
     assert convict(free.commit(finish="end"), own) == Guilty("end", last)
     assert convict(free.commit(finish="text"), own) is None
-    search = _Search(free.subject, free.parsed, own, SEED, free)
+    search = _Search(free.subject, free.parsed, own, Salts(SEED), free)
     other = Site(
         free.program.head, free.program.operators[0], 0, free.parsed.steps - 1, free.parsed.steps, free.parsed.prompt
     )
@@ -467,20 +469,7 @@ def test_the_end():
         judge(free, search._opening("end", other, other.slot, 0, {other.slot: {0}}))
 
 
-# --- Salts and silence ---------------------------------------------------------------------------------------------
-
-
-def test_salts_alone_are_no_fault_and_hide_none():
-    claim, own = honest(12)
-    other = replace(claim, salts={-1: Salts(bytes(32))}).commit()
-    assert convict(other, own) is None
-    slot = leaf_slots(claim)[-1]
-    operator = claim.program.operators[slot % len(claim.program.operators)]
-    value = another(Random(0), operator, unpack(operator.type, claim.tensors[slot])[0], inside=True)
-    assert convict(other.altered(slot, 0, value), own) == Guilty("element", slot, 0)
-    one = replace(claim, salts={-1: Salts(SEED), slot: Salts(bytes(32))}).commit()
-    assert convict(one, own) is None
-    assert convict(one.altered(slot, 0, value), own) == Guilty("element", slot, 0)
+# --- Silence ---------------------------------------------------------------------------------------------------
 
 
 class Overlay:

@@ -37,6 +37,7 @@ def header(**changes):
         "root": sha256(b"r").digest(),
         "inputs": (sha256(b"i").digest(),),
         "outputs": (sha256(b"o").digest(),),
+        "salts": sha256(b"s").digest(),
     }
     return Header(**values | changes)
 
@@ -82,9 +83,20 @@ def test_a_tensor_cannot_be_read_with_another_length():
 
 
 @pytest.mark.parametrize("seed", [b"", bytes(31), bytes(33)])
-def test_a_seed_has_32_bytes(seed):
+def test_a_seed_and_a_key_have_32_bytes(seed):
     with pytest.raises(ValueError, match="32 bytes"):
         Salts(seed)
+    with pytest.raises(ValueError, match="32 bytes"):
+        Salts.under(seed)
+
+
+def test_salts_are_those_of_their_key():
+    salts = Salts(SEED)
+    again = Salts.under(salts.key)
+    assert again.salt(3, 1) == salts.salt(3, 1)
+    assert again.commitment == salts.commitment == tagged_hash(b"avow/trace-salts/1", salts.key)
+    assert Salts.of(salts) is salts
+    assert Salts.of(SEED).key == salts.key != Salts.under(SEED).key
 
 
 def finished(recorder, **changes):
@@ -120,6 +132,7 @@ def test_a_recorded_run():
         root=merkle.root(leaves),
         inputs=(salts.digest(1 << 63, b"in"),),
         outputs=(salts.digest(1 << 62, b"out"), salts.digest((1 << 62) + 1, b"put")),
+        salts=tagged_hash(b"avow/trace-salts/1", tagged_hash(b"avow/trace-key/1", SEED)),
     )
 
 

@@ -53,7 +53,11 @@ def posted_by(claim, own):
     while True:
         try:
             header = check_header(claim.subject, Chain())
-            proof = header if isinstance(header, FraudProof) else find_fault(claim.subject, header, own, SEED, Chain())
+            proof = (
+                header
+                if isinstance(header, FraudProof)
+                else find_fault(claim.subject, header, own, Salts(SEED), Chain())
+            )
             break
         except Withheld as withheld:
             answer = descent.answer_to(withheld.demand, claim)

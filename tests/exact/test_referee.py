@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from avow.exact import fraud, openings
 from avow.exact.fraud import FraudProof, MalformedProof, NoFault, NotCommitted, NotShown, Opened, ProofError
-from avow.exact.hashing import INPUT_SLOT, OUTPUT_SLOT, tensor_digest
+from avow.exact.hashing import INPUT_SLOT, OUTPUT_SLOT, Salts, tensor_digest
 from avow.exact.program import CONSTANT, INPUT, OPERATOR, PREVIOUS, Constant, Operator, Program, Source, Tensor
 from avow.exact.prover import _Search, find_fault
 from avow.exact.referee import Guilty
@@ -61,7 +61,7 @@ N = 5
 def planted(slot, index):
     value = unpack(HONEST.type_of(slot), HONEST.tensors[slot])[index]
     liar = HONEST.altered(slot, index, value - 1 if value > 0 else value + 1)
-    proof = find_fault(liar.subject, liar.parsed, OWN, SEED, liar)
+    proof = find_fault(liar.subject, liar.parsed, OWN, Salts(SEED), liar)
     assert judge(liar, proof) == Guilty("element", slot, index)
     return liar, proof
 
@@ -160,7 +160,7 @@ def test_a_bent_proof_is_refused(name):
 
 def test_opened_beyond_need_is_refused():
     """Everything verifies, and one chunk, one input, one constant is not read."""
-    search = _Search(PRODUCT.subject, PRODUCT.parsed, OWN, SEED, PRODUCT)
+    search = _Search(PRODUCT.subject, PRODUCT.parsed, OWN, Salts(SEED), PRODUCT)
     site = Site(PROGRAM.head, PROGRAM.operators[2], 2, 2, 4, 0)
     run = {item.slot: {number for number, _ in item.chunks} for item in T}
     constants = {item.slot: {number for number, _ in item.chunks} for item in C}
@@ -180,7 +180,7 @@ def test_opened_beyond_need_is_refused():
 
 
 def test_a_right_value_beside_the_wrong_one_is_no_fault():
-    search = _Search(PRODUCT.subject, PRODUCT.parsed, OWN, SEED, PRODUCT)
+    search = _Search(PRODUCT.subject, PRODUCT.parsed, OWN, Salts(SEED), PRODUCT)
     site = Site(PROGRAM.head, PROGRAM.operators[2], 2, 2, 4, 0)
     for index in (0, 7, 9, 17):
         with pytest.raises(NoFault):
@@ -189,7 +189,7 @@ def test_a_right_value_beside_the_wrong_one_is_no_fault():
 
 def test_what_a_wrong_value_leads_to_is_not_the_leads_fault():
     """The add after the wrong product was honestly computed from the right one: it is at fault only as the trace goes on."""
-    search = _Search(PRODUCT.subject, PRODUCT.parsed, OWN, SEED, PRODUCT)
+    search = _Search(PRODUCT.subject, PRODUCT.parsed, OWN, Salts(SEED), PRODUCT)
     site = Site(PROGRAM.head, PROGRAM.operators[4], 4, 2, 4, 0)
     assert judge(PRODUCT, search._wrong_element(site, 8)) == Guilty("element", site.slot, 8)
     with pytest.raises(NoFault):
@@ -198,15 +198,15 @@ def test_what_a_wrong_value_leads_to_is_not_the_leads_fault():
 
 def test_a_value_outside_of_its_interval_convicts_its_producer_alone():
     liar = HONEST.altered(N + 2, 3, -128)
-    proof = find_fault(liar.subject, liar.parsed, OWN, SEED, liar)
+    proof = find_fault(liar.subject, liar.parsed, OWN, Salts(SEED), liar)
     assert judge(liar, proof) == Guilty("element", N + 2, 3)
     assert [item.slot for item in proof.tensors] == [N + 2]
     assert not proof.constants
     with pytest.raises(NotShown, match="needs no witness"):
         judge(liar, replace(proof, witness=1))
-    search = _Search(liar.subject, liar.parsed, OWN, SEED, liar)
+    search = _Search(liar.subject, liar.parsed, OWN, Salts(SEED), liar)
     reader = Site(PROGRAM.head, PROGRAM.operators[4], 4, 1, 4, 0)
-    honest_search = _Search(HONEST.subject, HONEST.parsed, OWN, SEED, HONEST)
+    honest_search = _Search(HONEST.subject, HONEST.parsed, OWN, Salts(SEED), HONEST)
     shape = honest_search._wrong_element(reader, 3)
     run = {item.slot: {number for number, _ in item.chunks} for item in shape.tensors}
     with pytest.raises(NotShown, match="outside of its interval"):
@@ -235,7 +235,7 @@ def test_the_first_step_reads_zeros():
     slot = 4
     value = unpack("int16", HONEST.tensors[slot])[5]
     liar = HONEST.altered(slot, 5, value ^ 1)
-    proof = find_fault(liar.subject, liar.parsed, OWN, SEED, liar)
+    proof = find_fault(liar.subject, liar.parsed, OWN, Salts(SEED), liar)
     assert judge(liar, proof) == Guilty("element", slot, 5)
     assert [item.slot for item in proof.tensors] == [2, 4]
 
@@ -334,7 +334,7 @@ def test_constants_that_no_loader_accepts_raise_nothing_else(seed):
     honest_claim = traces.traced(program, inputs, parameters)
     claim = replace(honest_claim, program=other).commit(program=other.root)
     own = traces.OwnRun(claim)
-    search = _Search(claim.subject, claim.parsed, own, SEED, claim)
+    search = _Search(claim.subject, claim.parsed, own, Salts(SEED), claim)
     for slot in random.sample(leaf_slots(claim), min(12, len(leaf_slots(claim)))):
         step, number = divmod(slot, len(operators))
         site = Site(other.head, operators[number], number, step, claim.parsed.steps, claim.parsed.prompt)
@@ -397,10 +397,10 @@ def test_a_forged_program_input():
 def test_a_forged_program_output():
     value = unpack("int16", HONEST.tensors[OUTPUT_SLOT])[40]
     liar = HONEST.altered(OUTPUT_SLOT, 40, value ^ 1)
-    proof = find_fault(liar.subject, liar.parsed, OWN, SEED, liar)
+    proof = find_fault(liar.subject, liar.parsed, OWN, Salts(SEED), liar)
     assert judge(liar, proof) == Guilty("output", OUTPUT_SLOT, 40)
     assert [item.slot for item in proof.tensors] == [2 * N + 4, OUTPUT_SLOT]
-    search = _Search(HONEST.subject, HONEST.parsed, OWN, SEED, HONEST)
+    search = _Search(HONEST.subject, HONEST.parsed, OWN, Salts(SEED), HONEST)
     site = Site(PROGRAM.head, PROGRAM.operators[4], 4, 2, 4, 0)
     right = search._opening("output", site, OUTPUT_SLOT, 40, {OUTPUT_SLOT: {0}, site.slot: {0}})
     with pytest.raises(NoFault):
@@ -418,6 +418,6 @@ def test_a_forged_program_output():
 @pytest.mark.parametrize("edge", [-2047, 2047])
 def test_a_right_value_at_an_end_of_its_interval(edge):
     index = unpack("int16", HONEST.tensors[0]).index(edge)
-    search = _Search(HONEST.subject, HONEST.parsed, OWN, SEED, HONEST)
+    search = _Search(HONEST.subject, HONEST.parsed, OWN, Salts(SEED), HONEST)
     with pytest.raises(NoFault):
         judge(HONEST, search._wrong_element(Site(PROGRAM.head, PROGRAM.operators[0], 0, 0, 4, 0), index))

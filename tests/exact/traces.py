@@ -69,6 +69,9 @@ class Claim:
     def header(self):
         return self.header_bytes
 
+    def key(self):
+        return self.salts[-1].key
+
     def leaves(self):
         return self.digests
 
@@ -91,7 +94,10 @@ class Claim:
     # making
 
     def commit(self, **changes) -> "Claim":
-        """The same, committed to anew: digests of what is in `tensors`, the header changed by `changes`."""
+        """The same, committed to anew: digests of what is in `tensors`, the header changed by `changes`.
+
+        What the header says of the salts stays as it was.
+        """
         digests = [self.digest(slot) if slot in self.tensors else bytes(32) for slot in range(len(self.digests))]
         old = self.parsed
         values = {
@@ -163,7 +169,7 @@ def traced(program: Program, inputs, parameters=None, *, seed=SEED, steps=None, 
     ends = {INPUT_SLOT + k: data for k, data in enumerate(inputs)} | {
         OUTPUT_SLOT + k: data for k, data in enumerate(outputs)
     }
-    return Claim(program, trace.header, list(trace.leaves), {**keeper.tensors, **ends}, {-1: Salts(seed)})
+    return Claim(program, trace.header, list(trace.leaves), {**keeper.tensors, **ends}, {-1: Salts.of(seed)})
 
 
 def _run(program, inputs, prompt, parameters, steps, tamper, keeper):

@@ -89,9 +89,9 @@ class LyingEngine:
         answer, trace, _ = self._traced(request, seed)
         return answer, trace
 
-    def replay(self, request, effective, seed, header):
+    def replay(self, request, effective, salts, header):
         del effective, header
-        _, trace, tensors = self._traced(request, seed)
+        _, trace, tensors = self._traced(request, salts)
         return LyingRun(list(trace.leaves), tensors)
 
 

@@ -24,7 +24,7 @@ from avow.engines.runtime import package_version
 from avow.exact import files
 from avow.exact.errors import BadRun
 from avow.exact.fraud import MAX_MANIFEST
-from avow.exact.hashing import INPUT_SLOT, OUTPUT_SLOT, Header, Trace
+from avow.exact.hashing import INPUT_SLOT, OUTPUT_SLOT, Header, Salts, Trace
 from avow.exact.kernels.machine import Integers, Machine, view_of
 from avow.exact.kernels.ports import Port, ports
 from avow.exact.kernels.statistics import FastStatistics
@@ -143,17 +143,17 @@ class ExactEngine:
         return answer, call.trace
 
     def replay(
-        self, request: Mapping[str, Any], effective: Mapping[str, Any], seed: bytes, header: Header
+        self, request: Mapping[str, Any], effective: Mapping[str, Any], salts: Salts, header: Header
     ) -> "Replayed":
         """The honest run of a request, over as many steps as the header claims (missing ones are zeros)."""
         del effective
-        call = _Call(self, BulkTracer(seed, len(self._exact.operators)))
+        call = _Call(self, BulkTracer(salts, len(self._exact.operators)))
         self._answer(request, call)
         if call.inputs is None:
             call.run_zeros()
         assert call.inputs is not None
         fitted = [_of_length(array, header.steps) for array in call.inputs]
-        return Replayed(self, self._exact, fitted, seed)
+        return Replayed(self, self._exact, fitted, salts)
 
     def close(self) -> None:
         """Later calls raise EngineClosed; running ones end by themselves."""
@@ -260,13 +260,13 @@ class _Call:
 class Replayed:
     """An honest run as `prover.OwnRun`: its leaves, and any tensor of it by its slot."""
 
-    def __init__(self, engine: ExactEngine, exact: Program, inputs: list[Integers], seed: bytes) -> None:
+    def __init__(self, engine: ExactEngine, exact: Program, inputs: list[Integers], salts: Salts) -> None:
         self._engine = engine
         self._exact = exact
         self._inputs = inputs
-        self._seed = seed
+        self._salts = salts
         self._kept: dict[int, bytes] = {}
-        outputs, trace = engine.run(inputs, BulkTracer(seed, len(exact.operators)))
+        outputs, trace = engine.run(inputs, BulkTracer(salts, len(exact.operators)))
         assert trace is not None
         self.trace = trace
         self.leaves: Sequence[bytes] = trace.leaves
@@ -278,7 +278,7 @@ class Replayed:
         if slot not in self._kept:
             size = sum(np.prod(operator.shape) * 4 for operator in self._exact.operators) * len(self._inputs[0])
             wanted = None if size <= KEPT else {slot}
-            keeper = Keeper(BulkTracer(self._seed, len(self._exact.operators)), len(self._exact.operators), wanted)
+            keeper = Keeper(BulkTracer(self._salts, len(self._exact.operators)), len(self._exact.operators), wanted)
             self._engine.run(self._inputs, keeper)
             self._kept.update(keeper.tensors)
         return self._kept[slot]

@@ -33,7 +33,7 @@ from avow.engines.prompt import Turn, turns
 from avow.engines.runtime import package_version
 from avow.engines.tools import Words
 from avow.exact.errors import BadProgram
-from avow.exact.hashing import Header, Trace
+from avow.exact.hashing import Header, Salts, Trace
 from avow.exact.kernels.language_machine import Followed, Generated, LanguageMachine
 from avow.exact.kernels.tracer import BulkTracer
 from avow.exact.program import Program
@@ -164,11 +164,11 @@ class ExactChat:
             raise EngineFailed("the caller left before the work began")
         return answer, traces[0]
 
-    def replay(self, request: Mapping[str, Any], effective: Mapping[str, Any], seed: bytes, header: Header) -> Followed:
+    def replay(self, request: Mapping[str, Any], effective: Mapping[str, Any], salts: Salts, header: Header) -> Followed:
         """The honest run of as many steps as `header` claims. Raises BadRun, InvalidRequest."""
         prompt, parameters = self.inputs(request, effective)
         steps = min(max(header.steps, len(prompt)), self._exact.context)
-        return self._running().follow(prompt, parameters, steps, seed)
+        return self._running().follow(prompt, parameters, steps, salts)
 
     def inputs(self, request: Mapping[str, Any], effective: Mapping[str, Any]) -> tuple[list[int], Parameters]:
         """What the program itself is given for the first choice: the prompt's tokens and the integers. Raises InvalidRequest."""

@@ -5,7 +5,7 @@ from typing import Any, Literal, Protocol
 
 from avow.engines.completion import Emit
 from avow.engines.errors import InvalidOptions
-from avow.exact.hashing import Header, Trace
+from avow.exact.hashing import Header, Salts, Trace
 from avow.exact.prover import OwnRun
 from avow.models.store import Progress, StoredProgram, no_progress
 
@@ -59,7 +59,7 @@ class TracedEngine(Engine, Protocol):
         """`infer`, and its trace."""
         ...
 
-    def replay(self, request: Mapping[str, Any], effective: Mapping[str, Any], seed: bytes, header: Header) -> OwnRun:
+    def replay(self, request: Mapping[str, Any], effective: Mapping[str, Any], salts: Salts, header: Header) -> OwnRun:
         """The honest run of as many steps as `header` claims, kept whole: for who watches, and to answer demands."""
         ...
 

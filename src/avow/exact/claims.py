@@ -10,6 +10,7 @@ No clock; the network is the `Respondent`'s.
 """
 
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Protocol
 
 from avow.errors import AvowError, InputError, VerificationError
@@ -47,6 +48,10 @@ class Claims:
     def header(self) -> bytes:
         """The header's bytes, which may be no header."""
         return self.ask(Demand()).data
+
+    def key(self, header: bytes) -> bytes:
+        """The key that the header's salts commit to. Raises Withheld."""
+        return self.ask(Demand(header)).data
 
     def ask(self, demand: Demand) -> Answer:
         """The right answer. Raises Withheld."""
@@ -132,6 +137,7 @@ class ClaimedTensor:
         self._salts = salts
         self._own = own
         self._found: dict[int, bytes] = {}
+        self._below_root: Sequence[bytes] = ()
         slot = base.slot
         assert slot is not None
         self._slot = slot
@@ -140,9 +146,10 @@ class ClaimedTensor:
         if hashing.tensor_digest(len(own), levels[-1][0]) == base.digest:
             self.length, self.root = len(own), levels[-1][0]
         else:
-            content = claims.ask(base).content
-            assert content is not None
-            self.length, self.root = content
+            answer = claims.ask(base)
+            assert answer.content is not None
+            self.length, self.root = answer.content
+            self._below_root = answer.hashes
         self.tree = ClaimedTree(self.root, levels, self._descend) if self.length == len(own) else None
 
     def chunk(self, number: int) -> bytes:
@@ -156,23 +163,33 @@ class ClaimedTensor:
             self._found[number] = answer.salt + answer.data
         return self._found[number]
 
-    def difference(self) -> int | None:
-        """The first byte that differs from one's own; None if salts alone do."""
+    def difference(self) -> "Difference":
+        """The first chunk that differs from one's own, and in what. Of a tensor that differs, and has one's own length."""
         assert self.tree is not None
-        for number in self.tree.differing():
-            start = number * hashing.CHUNK
-            theirs, ours = self.chunk(number)[hashing.SALT :], self._own[start : start + hashing.CHUNK]
-            for at, (their, our) in enumerate(zip(theirs, ours, strict=True)):
-                if their != our:
-                    return start + at
-        return None
+        number = next(self.tree.differing())
+        start = number * hashing.CHUNK
+        claimed = self.chunk(number)
+        if claimed[: hashing.SALT] != self._salts.salt(self._slot, number):
+            return Difference(number, None)
+        theirs, ours = claimed[hashing.SALT :], self._own[start : start + hashing.CHUNK]
+        at = next(at for at, (their, our) in enumerate(zip(theirs, ours, strict=True)) if their != our)
+        return Difference(number, start + at)
 
     def _at(self, node: Node) -> Demand:
         base = self._base
         return Demand(base.header, base.leaf, base.end, base.digest, (self.length, self.root), node)
 
     def _descend(self, node: Node) -> Sequence[bytes]:
-        return self._claims.ask(self._at(node)).hashes
+        root = descent.height(hashing.chunk_count(self.length))
+        return self._below_root if node.level == root else self._claims.ask(self._at(node)).hashes
+
+
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """Where a claimed tensor first differs: in which chunk, and at which of the tensor's bytes; None where the chunk's salt differs."""
+
+    chunk: int
+    byte: int | None
 
 
 class ClaimedRun:

@@ -30,13 +30,17 @@ class OwnRun(Protocol):
 class CommittedRun:
     """`descent.Committed` of an honest run."""
 
-    def __init__(self, header: bytes, run: OwnRun, seed: bytes) -> None:
+    def __init__(self, header: bytes, run: OwnRun, salts: Salts | bytes) -> None:
+        """`salts`: or the seed that they come from."""
         self._header = header
         self._run = run
-        self._salts = Salts(seed)
+        self._salts = Salts.of(salts)
 
     def header(self) -> bytes:
         return self._header
+
+    def key(self) -> bytes:
+        return self._salts.key
 
     def leaves(self) -> Sequence[bytes]:
         return self._run.leaves

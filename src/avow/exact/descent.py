@@ -6,11 +6,12 @@ Rules:
 2. A demand shows that what it asks about is committed: the header hashes to the trace, every node has its path to the header's root or
    to a digest under it. It asks for one of
      header  nothing shown: the header;
+     key     nothing but the header: the key that the header's salts commit to;
      nodes   a node of the leaves' tree above level 0: the nodes up to ten levels below it, at level 0 the leaves' digests;
      tensor  a digest: the tensor's byte length and the nodes up to ten levels below the root of its chunks;
      chunks  a node of a chunk tree above level 0: the nodes up to ten levels below it;
      chunk   a leaf of a chunk tree: salt and chunk.
-3. So an answer holds at most 1,024 hashes, one chunk or one header, and it has to hash to what was shown: there is one right answer.
+3. So an answer holds at most 1,024 hashes, one chunk, a key or one header, and it has to hash to what was shown: there is one right answer.
 4. Demands and answers are deterministic CBOR of one form. The same demands are asked of a node directly, and on chain if it is silent.
 
 Pure: no clock, no input or output.
@@ -34,7 +35,9 @@ MAX_ANSWER = 40_960
 MAX_TENSOR = 1 << 40
 MAX_LEVEL = 63
 
-Asked = Literal["header", "nodes", "tensor", "chunks", "chunk"]
+Asked = Literal["header", "key", "nodes", "tensor", "chunks", "chunk"]
+OPENING: frozenset[Asked] = frozenset(("key", "chunk"))
+"""What is answered with data of the run, or with what confirms a guess of it; the rest are hashes alone."""
 
 
 class WrongAnswer(VerificationError):
@@ -112,6 +115,8 @@ class Demand:
     def asked(self) -> Asked:
         if self.header is None:
             return "header"
+        if self.leaf is None and self.end is None:
+            return "key"
         if self.digest is None:
             return "nodes"
         if self.chunk is None:
@@ -174,7 +179,11 @@ def check(demand: Demand, trace: bytes) -> None:
     if hashing.trace_of(demand.header) != trace:
         raise NotIncluded("the header is not the trace's")
     header = Header.parse(demand.header)
-    if (demand.leaf is None) == (demand.end is None):
+    if demand.asked == "key":
+        if any(item is not None for item in shown):
+            raise NotIncluded("a demand for the key shows the header alone")
+        return
+    if demand.leaf is not None and demand.end is not None:
         raise NotIncluded("a demand is about the leaves' tree, or about an input or output")
     if demand.leaf is not None:
         _check_leaf(demand, demand.leaf, header)
@@ -218,7 +227,8 @@ def end_digest(header: Header, slot: int) -> bytes | None:
 class Answer:
     """A checked answer: of what was asked, the part that applies.
 
-    `hashes`: of "nodes", at level 0 the leaves' digests; of "tensor" those below the root; of "chunks". `data`: the header, or the chunk.
+    `hashes`: of "nodes", at level 0 the leaves' digests; of "tensor" those below the root; of "chunks". `data`: the header, the key, or
+    the chunk.
     """
 
     hashes: tuple[bytes, ...] = ()
@@ -234,6 +244,8 @@ def check_answer(demand: Demand, answer: bytes, trace: bytes) -> Answer:
             raise WrongAnswer("the answer is not the trace's header")
         return Answer(data=answer)
     value = decode(answer, max_bytes=MAX_ANSWER, max_items=2_048)
+    if demand.asked == "key":
+        return _check_key(Header.parse(demand.header), value)
     if demand.asked == "chunk":
         return _check_chunk(demand, value)
     if demand.asked == "tensor":
@@ -270,6 +282,13 @@ def _check_tensor(demand: Demand, value: Value) -> Answer:
     return Answer(hashes=tuple(hashes), content=(length, root))
 
 
+def _check_key(header: Header, value: Value) -> Answer:
+    key = fields.octets(value, "key", hashing.KEY)
+    if hashing.commitment_to(key) != header.salts:
+        raise WrongAnswer("the key is not the one that the header's salts commit to")
+    return Answer(data=key)
+
+
 def _check_chunk(demand: Demand, value: Value) -> Answer:
     assert demand.content is not None
     assert demand.chunk is not None
@@ -289,6 +308,10 @@ class Committed(Protocol):
         """The encoded header."""
         ...
 
+    def key(self) -> bytes:
+        """The key of the salts."""
+        ...
+
     def leaves(self) -> Sequence[bytes]:
         """The data of all leaves: digests, in order."""
         ...
@@ -302,6 +325,8 @@ def answer_to(demand: Demand, committed: Committed) -> bytes:
     """The answer to a demand that `check` has seen."""
     if demand.header is None:
         return committed.header()
+    if demand.asked == "key":
+        return encode(committed.key())
     if demand.asked == "nodes" and demand.leaf is not None:
         return encode(list(_descendants(committed.leaves(), demand.leaf)))
     slot = demand.slot

@@ -10,7 +10,8 @@ Rules:
      presence  an operator has a tensor at a step at which it does not run, or none where it does;
      element   a value of an operator's output is not what the operator gives;
      output    a value of a program output is not the value of the operator that it comes from;
-     end       the run went on after an end token, or ends with one and does not say so, or says so and does not.
+     end       the run went on after an end token, or ends with one and does not say so, or says so and does not;
+     salt      a chunk of a run is under another salt than the one that the header's key gives it.
 3. `slot` says which tensor is meant (hashing.py, rule 4), `index` which of its values.
 4. Opened tensors come in the order of their slots, constants of their numbers, chunks of theirs, each once, each chunk whole.
    Chunks of a run begin with their salt. Hashes are multiproofs (openings.py). Everything that is opened must be used.
@@ -44,7 +45,7 @@ GAS = 400_000
 GAS_BYTE = 16
 """Beside what a transaction's bytes cost anyway: hashing, parsing, and one operation for each value opened."""
 
-FaultKind = Literal["program", "header", "input", "length", "presence", "element", "output", "end"]
+FaultKind = Literal["program", "header", "input", "length", "presence", "element", "output", "end", "salt"]
 MEMBERS: Mapping[FaultKind, tuple[str, ...]] = {
     "program": (),
     "header": ("header", "head"),
@@ -56,6 +57,7 @@ MEMBERS: Mapping[FaultKind, tuple[str, ...]] = {
     ),
     "output": ("header", "head", "slot", "record", "path", "index", "tensors", "leaves"),
     "end": ("header", "head", "slot", "record", "path", "tensors", "leaves"),
+    "salt": ("header", "head", "slot", "key", "content", "tensors", "leaves"),
 }  # fmt: skip
 
 
@@ -119,7 +121,7 @@ class FraudProof:
 
     `manifest`: of the statement's program. `header`: the trace's, encoded. `head`: the exact program's, encoded; empty where the header is
     none. `record` and `path`: the operator's, under the head; empty for a program input's length. `content`: byte length and root of a
-    digest. `leaves`, `constant_hashes`: the multiproofs for what is opened of the leaves' and the constants' trees.
+    digest. `key`: of the salts. `leaves`, `constant_hashes`: the multiproofs for what is opened of the leaves' and the constants' trees.
     """
 
     kind: FaultKind
@@ -137,6 +139,7 @@ class FraudProof:
     leaves: tuple[bytes, ...] = ()
     constants: tuple[Opened, ...] = ()
     constant_hashes: tuple[bytes, ...] = ()
+    key: bytes = b""
 
     def encoded(self) -> bytes:
         everything: dict[str, Value] = {
@@ -153,6 +156,7 @@ class FraudProof:
             "leaves": list(self.leaves),
             "constants": [constant.to_value() for constant in self.constants],
             "constant_hashes": list(self.constant_hashes),
+            "key": self.key,
         }
         chosen = {name: everything[name] for name in MEMBERS[self.kind]}
         return encode({"version": 1, "kind": self.kind, "manifest": self.manifest, **chosen})
@@ -225,6 +229,7 @@ _READERS: Mapping[str, Callable[[Value], Any]] = {
     "leaves": lambda value: _hashes(value, "leaves"),
     "constants": lambda value: _opened(value, "constants"),
     "constant_hashes": lambda value: _hashes(value, "constant_hashes"),
+    "key": lambda value: fields.octets(value, "key", hashing.KEY),
 }
 
 

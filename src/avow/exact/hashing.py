@@ -9,12 +9,13 @@ Rules:
    beside an opened chunk tell nothing about their contents, however easy these are to guess.
    key = H("avow/trace-key/1", seed), where seed is the opening's;  block(slot, j) = SHA-256(key ‖ u64 slot ‖ u64 j);
    salt(slot, n) = block(slot, n // 2)[16·(n mod 2) : 16·(n mod 2) + 16].
+   The header holds H("avow/trace-salts/1", key): a chunk under any other salt than its own is a fault by itself.
 4. Slot i, for i < 2^62, is leaf i; 2^63 + k is program input k; 2^62 + k is program output k.
 5. A run gives one leaf per step and operator, leaf i = step · operators + operator: the digest of the operator's output, or 32 zero
    bytes where the operator does not run at that step. The leaves are the data of an RFC 6962 tree.
    A leaf holds an output only. What an operator read is no claim: the program says which leaves, constants and inputs those are.
 6. The header binds the program, the number of steps and leaves, the leaves' root, the digests of the program's inputs and outputs,
-   the sampling parameters and the reason for the end. trace = H("avow/trace/1", header), which the statement carries.
+   the salts' key, the sampling parameters and the reason for the end. trace = H("avow/trace/1", header), which the statement carries.
    Program inputs and outputs are whole tensors over all steps; those of a language model are token ids: the prompt's, the chosen.
 
 Pure: no clock, no randomness, no input or output, integers and bytes only.
@@ -32,6 +33,7 @@ CHUNK = 1_024
 """Bytes of a tensor under one leaf of its tree."""
 SALT = 16
 SEED = 32
+KEY = 32
 ABSENT = bytes(32)
 """The leaf of an operator that does not run at a step: no digest, since no SHA-256 is known to be zero."""
 INPUT_SLOT = 1 << 63
@@ -52,6 +54,7 @@ PARAMETERS = ("max_tokens", "seed", "temperature_m", "temperature_s")
 _TENSOR_TAG = b"avow/tensor/1"
 _TENSOR_PREFIX = len(_TENSOR_TAG).to_bytes(1) + _TENSOR_TAG
 _KEY_TAG = b"avow/trace-key/1"
+_SALTS_TAG = b"avow/trace-salts/1"
 _TRACE_TAG = b"avow/trace/1"
 
 Buffer = bytes | bytearray | memoryview
@@ -98,8 +101,13 @@ def chunk_hash(salt: bytes, chunk: bytes) -> bytes:
     return sha256(b"\x00" + salt + chunk).digest()
 
 
+def commitment_to(key: bytes) -> bytes:
+    """What a header says of the key of a run's salts."""
+    return tagged_hash(_SALTS_TAG, key)
+
+
 class Salts:
-    """The salts of one run, out of the 32 bytes of its opening's seed. Whoever knows the seed knows them all."""
+    """The salts of one run, out of the 32 bytes of its opening's seed. Whoever knows the seed, or the key, knows them all."""
 
     __slots__ = ("_key",)
 
@@ -108,10 +116,29 @@ class Salts:
             raise ValueError("a seed has 32 bytes")
         self._key = tagged_hash(_KEY_TAG, seed)
 
+    @classmethod
+    def under(cls, key: bytes) -> Self:
+        """Those under a key that somebody committed to, whatever it was made of."""
+        if len(key) != KEY:
+            raise ValueError("a key has 32 bytes")
+        salts = cls.__new__(cls)
+        salts._key = key  # noqa: SLF001  # one of its own
+        return salts
+
+    @classmethod
+    def of(cls, source: "Salts | bytes") -> "Salts":
+        """Salts as they are, or those of a seed."""
+        return source if isinstance(source, Salts) else cls(source)
+
     @property
     def key(self) -> bytes:
         """Rule 3's key, for bulk hashing."""
         return self._key
+
+    @property
+    def commitment(self) -> bytes:
+        """The header's member."""
+        return commitment_to(self._key)
 
     def salt(self, slot: int, chunk: int) -> bytes:
         """The 16 bytes before chunk number `chunk` of the tensor in `slot`."""
@@ -135,7 +162,7 @@ class Header:
     """What a trace says of a run as a whole.
 
     `prompt` is the number of the prompt's tokens, 0 for what is no language model; `parameters` are empty then. `leaves` is
-    steps · operators, `root` the RFC 6962 root over them; `inputs` and `outputs` are digests.
+    steps · operators, `root` the RFC 6962 root over them; `inputs` and `outputs` are digests; `salts` is rule 3's hash of the key.
     """
 
     program: bytes
@@ -147,6 +174,7 @@ class Header:
     root: bytes
     inputs: tuple[bytes, ...]
     outputs: tuple[bytes, ...]
+    salts: bytes
 
     def to_value(self) -> Value:
         return {
@@ -160,6 +188,7 @@ class Header:
             "root": self.root,
             "inputs": list(self.inputs),
             "outputs": list(self.outputs),
+            "salts": self.salts,
         }
 
     def encoded(self) -> bytes:
@@ -168,7 +197,9 @@ class Header:
     @classmethod
     def parse(cls, data: bytes) -> Self:
         """The header whose one encoding is `data`. Raises EncodingError, TooLarge or UnknownVersion."""
-        names = ("finish", "inputs", "leaves", "outputs", "parameters", "program", "prompt", "root", "steps", "version")
+        names = (
+            "finish", "inputs", "leaves", "outputs", "parameters", "program", "prompt", "root", "salts", "steps", "version",
+        )  # fmt: skip
         item = fields.mapping(decode(data, max_bytes=MAX_HEADER, max_items=1_024), "header", names)
         fields.version(item["version"], "trace", 1)
         finish = _FINISH_OF.get(fields.text(item["finish"], "finish", max_length=8))
@@ -184,6 +215,7 @@ class Header:
             root=fields.octets(item["root"], "root", 32),
             inputs=_digests(item["inputs"], "inputs"),
             outputs=_digests(item["outputs"], "outputs"),
+            salts=fields.octets(item["salts"], "salts", 32),
         )
 
 
@@ -239,9 +271,9 @@ class Tracer(Protocol):
 class Recorder:
     """The tracer that defines the others: one hash at a time, rule by rule."""
 
-    def __init__(self, seed: bytes, operators: int) -> None:
-        """`operators`: how many the program has."""
-        self._salts = Salts(seed)
+    def __init__(self, salts: Salts | bytes, operators: int) -> None:
+        """`salts`: or the seed that they come from. `operators`: how many the program has."""
+        self._salts = Salts.of(salts)
         self._operators = operators
         self._leaves: list[bytes] = []
 
@@ -277,5 +309,6 @@ class Recorder:
             root=merkle.root(self._leaves),
             inputs=tuple(self._salts.digest(INPUT_SLOT + slot, data) for slot, data in enumerate(inputs)),
             outputs=tuple(self._salts.digest(OUTPUT_SLOT + slot, data) for slot, data in enumerate(outputs)),
+            salts=self._salts.commitment,
         ).encoded()
         return Trace(header, trace_of(header), tuple(self._leaves))

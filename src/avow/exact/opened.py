@@ -110,14 +110,18 @@ def _layout(slot: int, proof: FraudProof, header: Header, head: Head, site: Site
 
 def _digest(tensor: Opened, layout: Layout, salt: int) -> bytes:
     """The digest that opened chunks lead to. Raises NotCommitted for chunks that the tensor cannot have."""
-    length = layout.length
+    return hashing.tensor_digest(layout.length, opened_root(tensor, layout.length, salt))
+
+
+def opened_root(tensor: Opened, length: int, salt: int) -> bytes:
+    """The root over the chunks of a tensor of `length` bytes, each after `salt` bytes, that opened ones lead to. Raises NotCommitted."""
     total = hashing.chunk_count(length)
     hashes: dict[int, bytes] = {}
     for number, data in tensor.chunks:
         if number >= total or len(data) != salt + hashing.chunk_length(length, number):
             raise NotCommitted("a chunk is not of the tensor's size")
         hashes[number] = merkle.leaf_hash(data)
-    return hashing.tensor_digest(length, openings.root_of(total, hashes, tensor.hashes))
+    return openings.root_of(total, hashes, tensor.hashes)
 
 
 def check_under(hashes: Mapping[int, bytes], total: int, proof: Sequence[bytes], root: bytes) -> None:

@@ -1,12 +1,14 @@
 """From one's own run to the proof of another's fault: the watcher's side of referee.py.
 
 Rules:
-1. One's own run has the claimed header's number of steps and parameters, and the inputs that the request gives; salts come from the same
-   seed. It goes on past end tokens, so that it can be laid beside any header that the program can have. Where the header claims another
-   prompt than the request's, its number of steps may be one that the run cannot have: the inputs are compared first.
-2. What is claimed is compared in the order in which it was computed: header, inputs, leaves, outputs, ends. The first value that differs
-   is a fault by itself, since everything before it is as it should be: no rounds, and no doubt about who is wrong.
-3. A tensor that differs in salts alone is no fault, and is opened with the salts that it has.
+1. One's own run has the claimed header's number of steps and parameters, the inputs that the request gives, and the salts that the header
+   commits to: the seed's, or those under the key that has to be asked for (`salts_of`). It goes on past end tokens, so that it can be laid
+   beside any header that the program can have. Where the header claims another prompt than the request's, its number of steps may be one
+   that the run cannot have: the inputs are compared first.
+2. What is claimed is compared in the order in which it was computed: header, inputs, leaves, outputs, ends. The first chunk that differs
+   is a fault by itself, in its salt or in a value, since everything before it is as it should be: no rounds, no doubt about who is wrong.
+3. So nothing is looked for behind the first difference, whatever differs there: the demands are as many as the trees have tens of levels,
+   and one chunk.
 4. What a proof opens is what the referee's element reads: both run the same functions over the same sites (sites.py).
 5. Inputs that are not the request's cannot be shown to a referee, who does not know the request: `OtherInputs`. Nor can a run that says
    a stop text ended it. Who was answered sees both (receipts compare them with the request).
@@ -20,18 +22,18 @@ from typing import Literal
 
 from avow.errors import EncodingError, TooLarge, UnknownVersion, VerificationError
 from avow.exact import openings
-from avow.exact.claims import ClaimedRun, ClaimedTensor, Claims, Respondent
+from avow.exact.claims import ClaimedRun, ClaimedTensor, Claims, Difference, Respondent
 from avow.exact.committed import OwnRun
 from avow.exact.fraud import MAX_PROOF, FraudProof, Opened
 from avow.exact.hashing import ABSENT, CHUNK, INPUT_SLOT, OUTPUT_SLOT, SALT, Header, Salts, chunks, constant_chunk_hash
 from avow.exact.program import Program
 from avow.exact.referee import header_fault
-from avow.exact.sites import ChunkedValues, Layout, Site, SiteCells, input_layout, origin_of_output, output_layout
+from avow.exact.sites import ChunkedValues, Layout, Site, SiteCells, input_layout, origin_of_output
 from avow.exact.specification import KINDS, Parameters, Step
 from avow.exact.tensors import WIDTHS, unpack, value_at
 from avow.receipt import merkle
 
-__all__ = ["OtherInputs", "OwnRun", "ProofTooLarge", "Subject", "check_header", "find_fault"]
+__all__ = ["OtherInputs", "OwnRun", "ProofTooLarge", "Subject", "check_header", "find_fault", "salts_of"]
 
 
 class OtherInputs(VerificationError):
@@ -67,12 +69,21 @@ def check_header(subject: Subject, respondent: Respondent) -> Header | FraudProo
     return header
 
 
-def find_fault(subject: Subject, header: Header, run: OwnRun, seed: bytes, respondent: Respondent) -> FraudProof | None:
-    """The proof of the first fault; None if there is none. `header` is `check_header`'s.
+def salts_of(subject: Subject, header: Header, own: Salts, respondent: Respondent) -> Salts:
+    """The salts that the header commits to: one's own, out of the opening's seed, or others, whose key is asked for. Raises Withheld."""
+    if header.salts == own.commitment:
+        return own
+    return Salts.under(Claims(subject.trace, respondent).key(header.encoded()))
+
+
+def find_fault(
+    subject: Subject, header: Header, run: OwnRun, salts: Salts, respondent: Respondent
+) -> FraudProof | None:
+    """The proof of the first fault; None if there is none. `header` is `check_header`'s; `salts` are `salts_of`'s, and those of `run`.
 
     Raises Withheld for what has to be demanded, OtherInputs.
     """
-    proof = _Search(subject, header, run, seed, respondent).fault()
+    proof = _Search(subject, header, run, salts, respondent).fault()
     if proof is not None and len(proof.encoded()) > MAX_PROOF:
         raise ProofTooLarge("the proof is too large", size=len(proof.encoded()), limit=MAX_PROOF)
     return proof
@@ -81,13 +92,13 @@ def find_fault(subject: Subject, header: Header, run: OwnRun, seed: bytes, respo
 class _Search:
     """Rule 2, over one trace."""
 
-    def __init__(self, subject: Subject, header: Header, run: OwnRun, seed: bytes, respondent: Respondent) -> None:
+    def __init__(self, subject: Subject, header: Header, run: OwnRun, salts: Salts, respondent: Respondent) -> None:
         self._program = subject.program
         self._header = header
         self._encoded = header.encoded()
         self._manifest = subject.manifest
         self._run = run
-        self._salts = Salts(seed)
+        self._salts = salts
         claims = Claims(subject.trace, respondent)
         self._claimed = ClaimedRun(claims, self._encoded, run.leaves, self._salts, run.tensor)
 
@@ -109,8 +120,10 @@ class _Search:
                 if tensor.length == input_layout(self._program.head, wanted, header.steps, header.prompt).length:
                     raise OtherInputs("the trace begins with inputs of another length", input=slot - INPUT_SLOT)
                 return self._wrong_length(slot, None, tensor)
-            if tensor.difference() is not None:
-                return self._wrong_input(slot, tensor)
+            found = tensor.difference()
+            return (
+                self._wrong_salt(slot, tensor, found) if found.byte is None else self._wrong_input(slot, tensor, found)
+            )
         return None
 
     def _in_leaves(self) -> FraudProof | None:
@@ -122,9 +135,10 @@ class _Search:
             tensor = self._claimed.tensor(slot)
             if tensor.tree is None:
                 return self._wrong_length(slot, site, tensor)
-            at = tensor.difference()
-            if at is not None:
-                return self._wrong_element(site, at // WIDTHS[site.operator.type])
+            found = tensor.difference()
+            if found.byte is None:
+                return self._wrong_salt(slot, tensor, found)
+            return self._wrong_element(site, found.byte // WIDTHS[site.operator.type])
         return None
 
     def _in_outputs(self) -> FraudProof | None:
@@ -137,19 +151,15 @@ class _Search:
             tensor = self._claimed.tensor(slot)
             if tensor.tree is None:
                 return self._wrong_length(slot, self._site_of(number, 0), tensor)
-            at = tensor.difference()
-            if at is not None:
-                index = at // WIDTHS[operator.type]
-                step, flat = origin_of_output(head, operator, self._header.prompt, index)
-                site = self._site_of(number, step)
-                layout = output_layout(head, operator, self._header.steps, self._header.prompt)
-                return self._opening(
-                    "output",
-                    site,
-                    slot,
-                    index,
-                    {slot: {layout.chunk_of(index)}, site.slot: {site.layout.chunk_of(flat)}},
-                )
+            found = tensor.difference()
+            if found.byte is None:
+                return self._wrong_salt(slot, tensor, found)
+            index = found.byte // WIDTHS[operator.type]
+            step, flat = origin_of_output(head, operator, self._header.prompt, index)
+            site = self._site_of(number, step)
+            return self._opening(
+                "output", site, slot, index, {slot: {found.chunk}, site.slot: {site.layout.chunk_of(flat)}}
+            )
         return None
 
     def _in_ends(self) -> FraudProof | None:
@@ -181,20 +191,26 @@ class _Search:
             )
         return self._of_operator("length", site, slot, content=content, leaves=leaves)
 
-    def _wrong_input(self, slot: int, tensor: ClaimedTensor) -> FraudProof:
-        """A claimed input that differs: a fault if one of its values is outside of its interval."""
+    def _wrong_salt(self, slot: int, tensor: ClaimedTensor, found: Difference) -> FraudProof:
+        return FraudProof(
+            "salt", self._manifest, self._encoded, self._program.head.encoded(), slot, key=self._salts.key,
+            content=(tensor.length, tensor.root), tensors=(self._open(slot, [found.chunk]),),
+            leaves=self._claimed.tree.proof([slot]) if slot < OUTPUT_SLOT else (),
+        )  # fmt: skip
+
+    def _wrong_input(self, slot: int, tensor: ClaimedTensor, found: Difference) -> FraudProof:
+        """A claimed input that differs: a fault if a value in the first chunk that does is outside of its interval.
+
+        With other inputs, all inside of it, nothing more could be shown: what follows is not searched.
+        """
         wanted = self._program.inputs[slot - INPUT_SLOT]
         width = WIDTHS[wanted.type]
-        assert tensor.tree is not None
-        for number in tensor.tree.differing():
-            values = unpack(wanted.type, tensor.chunk(number)[SALT:])
-            for at, value in enumerate(values):
-                if not wanted.low <= value <= wanted.high:
-                    opened = Opened(slot, ((number, tensor.chunk(number)),), tensor.tree.proof([number]))
-                    return FraudProof(
-                        "input", self._manifest, self._encoded, self._program.head.encoded(), slot,
-                        index=number * CHUNK // width + at, tensors=(opened,),
-                    )  # fmt: skip
+        for at, value in enumerate(unpack(wanted.type, tensor.chunk(found.chunk)[SALT:])):
+            if not wanted.low <= value <= wanted.high:
+                return FraudProof(
+                    "input", self._manifest, self._encoded, self._program.head.encoded(), slot,
+                    index=found.chunk * CHUNK // width + at, tensors=(self._open(slot, [found.chunk]),),
+                )  # fmt: skip
         raise OtherInputs("the trace begins with other inputs", input=slot - INPUT_SLOT)
 
     def _wrong_element(self, site: Site, index: int) -> FraudProof:

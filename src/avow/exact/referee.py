@@ -16,6 +16,8 @@ Rules, in order; the first that fails decides:
    output    the committed value is not the one in the leaf that it comes from.
    end       a token in `end` was chosen and the run went on; or the last token is in `end` and the header says otherwise, or is not in
              it and the header says that it is.
+   salt      the key is the one that the header's salts commit to, and a chunk of a run's tensor begins with another salt than it gives
+             for the slot and the chunk's number. How many chunks there are follows from the length that the digest binds.
 An honest trace breaks none of them, whatever a proof opens: rule 5 ties every value to the one tensor that was committed.
 
 Pure: no clock, no input or output, integers and bytes only.
@@ -31,7 +33,7 @@ from avow.exact.descent import end_digest
 from avow.exact.errors import BadProgram, NotOpened, Undefined
 from avow.exact.fraud import FaultKind, FraudProof, MalformedProof, NoFault, NotCommitted, NotShown
 from avow.exact.hashing import ABSENT, INPUT_SLOT, OUTPUT_SLOT, Header
-from avow.exact.opened import Openings, check_under
+from avow.exact.opened import Openings, check_under, opened_root
 from avow.exact.program import Head
 from avow.exact.sites import Layout, Site, SiteCells, input_layout, origin_of_output, output_layout
 from avow.exact.specification import Parameters, Step, check_form
@@ -45,7 +47,7 @@ _ROOT = re.compile(r"[0-9a-f]{64}")
 
 @dataclass(frozen=True, slots=True)
 class Guilty:
-    """A fault that was shown: its kind, and where: the slot (0 for `program` and `header`) and the index in it."""
+    """A fault that was shown: its kind, and where: the slot (0 for `program` and `header`) and the index in it, for `salt` of the chunk."""
 
     kind: FaultKind
     slot: int = 0
@@ -258,6 +260,25 @@ def _judge_end(proof: FraudProof, header: Header, head: Head) -> Guilty:
     raise NoFault("the run went on, or ended, as the token says")
 
 
+def _judge_salt(proof: FraudProof, header: Header, head: Head) -> Guilty:  # noqa: ARG001  # a salt is no program's
+    if hashing.commitment_to(proof.key) != header.salts:
+        raise NotCommitted("the key is not the one that the header's salts commit to")
+    if len(proof.tensors) != 1 or proof.tensors[0].slot != proof.slot or len(proof.tensors[0].chunks) != 1:
+        raise NotShown("one chunk shows a wrong salt")
+    (tensor,), (length, root) = proof.tensors, proof.content
+    if opened_root(tensor, length, hashing.SALT) != root:
+        raise NotCommitted("what is opened is not under the tensor's root")
+    digest = hashing.tensor_digest(length, root)
+    if proof.slot < header.leaves:
+        check_under({proof.slot: merkle.leaf_hash(digest)}, header.leaves, proof.leaves, header.root)
+    elif digest != end_digest(header, proof.slot) or proof.leaves:
+        raise NotCommitted("length and root are not those of the program's input or output")
+    ((number, data),) = tensor.chunks
+    if data[: hashing.SALT] == hashing.Salts.under(proof.key).salt(proof.slot, number):
+        raise NoFault("the chunk is under its own salt")
+    return Guilty("salt", proof.slot, number)
+
+
 def _value(opened: Openings, slot: int, layout: Layout, index: int) -> int:
     if index >= layout.size:
         raise NotShown("there is no such value")
@@ -294,4 +315,5 @@ _JUDGES: Mapping[str, Callable[[FraudProof, Header, Head], Guilty]] = {
     "element": _judge_element,
     "output": _judge_output,
     "end": _judge_end,
+    "salt": _judge_salt,
 }

@@ -19,7 +19,7 @@ import msgspec
 from avow.errors import InputError, VerificationError
 from avow.exact import descent, hashing
 from avow.exact.committed import CommittedRun
-from avow.exact.hashing import Header
+from avow.exact.hashing import Header, Salts
 from avow.nodes.entitlement import Asker
 from avow.nodes.errors import DemandRefused, NotEntitled, NotReady, NotTraced, OpeningGone
 from avow.nodes.opening import unseal
@@ -105,7 +105,8 @@ class Openings:
         request = loaded.prepare(shown.request)
         effective = msgspec.json.decode(shown.effective)
         header = Header.parse(shown.header)
-        return CommittedRun(shown.header, loaded.engine.replay(request, effective, shown.seed, header), shown.seed)
+        salts = Salts(shown.seed)
+        return CommittedRun(shown.header, loaded.engine.replay(request, effective, salts, header), salts)
 
     def _admit(self, statement_id: bytes, asker: Asker | None) -> StoredStatement:
         row = self._receipts.find(statement_id)

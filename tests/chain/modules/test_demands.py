@@ -70,6 +70,7 @@ def whole_descent(run, slot):
     header = run.header()
     parsed = hashing.Header.parse(header)
     yield descent.Demand()
+    yield descent.Demand(header=header)
     root = descent.Node(descent.height(parsed.leaves), 0, parsed.root, ())
     yield descent.Demand(header=header, leaf=root)
     levels = descent.openings.levels_over([descent.merkle.leaf_hash(leaf) for leaf in run.leaves()])
@@ -98,7 +99,7 @@ def test_a_whole_descent_fits_the_window_that_answers_extend(network):
         network.do("operator", "answer", identity, answer_of(posted, 0, asked))
         kinds.append(asked.asked)
         assert network.batch(posted).deadline_clock >= network.chain.now_ms + network.rules.move_ms
-    assert kinds == ["header", "nodes", "tensor", "chunks", "chunk"]
+    assert kinds == ["header", "key", "nodes", "tensor", "chunks", "chunk"]
     assert network.batch(posted).deadline_clock > deadline
     network.check_money()
 
@@ -324,7 +325,7 @@ def test_an_appointed_watcher_opens_data_by_the_audience_alone(network, audience
     posted, bond = network.post(audience=audience), network.rules.demand_bond
     for asked in whole_descent(posted.runs[0], 1):
         bare, shown = [network.demand_data(posted, 0, asked, private=private) for private in (False, True)]
-        if asked.asked != "chunk":
+        if asked.asked not in ("key", "chunk"):
             network.do("watcher", "demand", bare, value=bond)
             continue
         assert network.refusal("watcher", "demand", bare, value=bond) is Code.NOT_ENTITLED
@@ -367,8 +368,9 @@ def test_what_no_honest_node_could_answer_is_not_asked(network):
         descent.Demand(header=other.header(), leaf=descent.Node(2, 0, hashing.Header.parse(other.header()).root, ())),
         descent.Demand(header=run.header(), leaf=descent.Node(2, 0, bytes(32), ())),
         descent.Demand(header=run.header(), end=hashing.INPUT_SLOT, digest=bytes(32)),
-        descent.Demand(header=run.header()),
-        descent.Demand(leaf=good[1].leaf),
+        descent.Demand(header=other.header()),
+        descent.Demand(header=run.header(), content=(3, bytes(32))),
+        descent.Demand(leaf=good[2].leaf),
     ]
     for asked in bad:
         data = network.demand_data(posted, 0, asked)

@@ -14,7 +14,7 @@ from avow.chain.modules.life import State
 from avow.exact import descent
 from avow.exact.claims import Withheld
 from avow.exact.fraud import FraudProof
-from avow.exact.hashing import OUTPUT_SLOT
+from avow.exact.hashing import OUTPUT_SLOT, Salts
 from avow.exact.prover import check_header, find_fault
 from avow.exact.tensors import unpack
 from avow.receipt.encoding import encode
@@ -73,7 +73,7 @@ class OnChain:
 
 def find(claim, own, respondent) -> FraudProof | None:
     header = check_header(claim.subject, respondent)
-    return header if isinstance(header, FraudProof) else find_fault(claim.subject, header, own, SEED, respondent)
+    return header if isinstance(header, FraudProof) else find_fault(claim.subject, header, own, Salts(SEED), respondent)
 
 
 @pytest.mark.parametrize("mode", MODES)

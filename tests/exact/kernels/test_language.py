@@ -7,7 +7,7 @@ import pytest
 
 from avow.exact.compile.language_numpy import Prompt
 from avow.exact.errors import BadRun
-from avow.exact.hashing import Recorder
+from avow.exact.hashing import Recorder, Salts
 from avow.exact.kernels.language_machine import LanguageMachine
 from avow.exact.kernels.statistics import FastStatistics
 from avow.exact.kernels.tracer import BulkTracer, Keeper, Plant, Planter
@@ -116,7 +116,7 @@ def test_values_at_every_position_are_those_of_the_steps(program: Program, fast:
 def test_a_followed_run_gives_every_tensor_again(program: Program, fast: LanguageMachine) -> None:
     kept = keeper(program)
     generated, trace = fast.trace(PROMPT, SAMPLED, kept, steps=70)
-    followed = fast.follow(PROMPT, SAMPLED, 70, SEED)
+    followed = fast.follow(PROMPT, SAMPLED, 70, Salts(SEED))
     assert followed.generated == generated
     assert list(followed.leaves) == list(trace.leaves)
     for slot in sorted(kept.tensors, key=lambda slot: slot * 7919 % 10007):

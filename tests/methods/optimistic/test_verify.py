@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from avow.exact.hashing import Header, trace_of
+from avow.exact.hashing import Header, Salts, trace_of
 from avow.methods import checks
 from avow.methods.optimistic.verify import FURTHER
 from avow.receipt.audience import Audience, AudienceKind
@@ -139,6 +139,14 @@ def test_the_trace(network):
     assert judge(network, receipt.redacted())["trace"].outcome is Outcome.SKIPPED
     assert judge(network, replace(receipt, opening=replace(opening, header=None)))["trace"].outcome is Outcome.SKIPPED
     assert "1 tensors of 1 steps" in judge(network, receipt)["trace"].detail
+
+
+def test_the_salts_of_another_seed(network):
+    _, _, receipt = answered(network)
+    header = replace(Header.parse(receipt.opening.header), salts=Salts(bytes(32)).commitment).encoded()
+    statement = replace(receipt.statement, columns=replace(receipt.statement.columns, trace=trace_of(header)))
+    forged = network.state_and_sign(network.keys[Method.OPTIMISTIC], statement, replace(receipt.opening, header=header))
+    assert result(judge(network, forged), "trace") == (Outcome.FAIL, "wrong_salts")
 
 
 def test_a_header_that_is_none(network):

@@ -16,9 +16,9 @@ const FINISH: Record<string, string> = {
   text: "from outside of the program",
 };
 const PARAMETERS = ["max_tokens", "seed", "temperature_m", "temperature_s"];
-const HEADER = ["finish", "inputs", "leaves", "outputs", "parameters", "program", "prompt", "root", "steps", "version"];
+const HEADER = ["finish", "inputs", "leaves", "outputs", "parameters", "program", "prompt", "root", "salts", "steps", "version"];
 
-function header(data: Bytes): { steps: bigint; prompt: bigint; leaves: bigint; finish: string } {
+function header(data: Bytes): { steps: bigint; prompt: bigint; leaves: bigint; finish: string; salts: Bytes } {
   const item = mapping(decode(data, 8_192), "header", HEADER);
   version(item.get("version"), "trace", 1n);
   const finish = item.text("finish", 8);
@@ -31,7 +31,7 @@ function header(data: Bytes): { steps: bigint; prompt: bigint; leaves: bigint; f
     const parameters = mapping(given, "parameters", PARAMETERS);
     for (const name of PARAMETERS) parameters.integer(name);
   }
-  return { steps: item.integer("steps", MAX_LEAVES), prompt: item.integer("prompt", MAX_LEAVES), leaves: item.integer("leaves", MAX_LEAVES), finish };
+  return { steps: item.integer("steps", MAX_LEAVES), prompt: item.integer("prompt", MAX_LEAVES), leaves: item.integer("leaves", MAX_LEAVES), finish, salts: item.octets("salts", 32) };
 }
 
 type Check = (receipt: Receipt, anchored: boolean) => Promise<Finding>;
@@ -42,6 +42,9 @@ const trace: Check = async ({ statement, opening }) => {
   if (!encoded) return ["skipped", `commits to trace ${hex(committed).slice(0, 16)}…; its header is not shown`];
   if (!equal(await taggedHash("avow/trace/1", encoded), committed)) return ["fail", "the header shown is not the one committed", "wrong_trace"];
   const shown = header(encoded);
+  const key = await taggedHash("avow/trace-key/1", opening.seed);
+  if (!equal(await taggedHash("avow/trace-salts/1", key), shown.salts))
+    return ["fail", "its values are salted with another seed than the receipt's: who checks it would have to guess", "wrong_salts"];
   const tokens = shown.prompt ? `, ${shown.prompt} tokens asked` : "";
   return ["pass", `commits to ${shown.leaves} tensors of ${shown.steps} steps${tokens}; ended: ${FINISH[shown.finish]}`];
 };

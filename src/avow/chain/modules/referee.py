@@ -46,8 +46,8 @@ def may_be_asked(demand: bytes, trace: bytes) -> bool:
 
 
 def opens_data(demand: bytes) -> bool:
-    """Whether the answer to a demand, which may be asked, is data of the run, and not hashes alone."""
-    return descent.Demand.parse(demand).asked == "chunk"
+    """Whether the answer to a demand, which may be asked, is data of the run or confirms a guess of it, and not hashes alone."""
+    return descent.Demand.parse(demand).asked in descent.OPENING
 
 
 def answers(demand: bytes, answer: bytes, trace: bytes) -> bool:

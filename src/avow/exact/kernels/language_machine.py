@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from avow.exact.errors import BadRun
-from avow.exact.hashing import INPUT_SLOT, OUTPUT_SLOT, Finish, Trace, Tracer
+from avow.exact.hashing import INPUT_SLOT, OUTPUT_SLOT, Finish, Salts, Trace, Tracer
 from avow.exact.kernels import dispatch
 from avow.exact.kernels.lane import Lane
 from avow.exact.kernels.language import PAGE, LanguageLayout
@@ -114,10 +114,10 @@ class LanguageMachine:
         )
         return found, trace
 
-    def follow(self, prompt: Sequence[int], parameters: Parameters, steps: int, seed: bytes) -> "Followed":
-        """A run of exactly so many steps, traced under the seed, whose tensors can be asked for afterwards. Raises BadRun."""
+    def follow(self, prompt: Sequence[int], parameters: Parameters, steps: int, salts: Salts) -> "Followed":
+        """A run of exactly so many steps, traced under these salts, whose tensors can be asked for afterwards. Raises BadRun."""
         self._check(prompt, parameters, steps)
-        tracer = BulkTracer(seed, len(self.program.operators))
+        tracer = BulkTracer(salts, len(self.program.operators))
         lane = Lane(self._layout)  # kept by what is returned
         run = _Run(self.program, self._layout, lane, prompt, parameters, tracer)
         found = run.all(self._most, None, steps)

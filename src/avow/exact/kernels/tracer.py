@@ -30,9 +30,11 @@ def _bytes_of(data: Buffer | NDArray[Any]) -> NDArray[np.uint8]:
 class BulkTracer:
     """Rule 1. One for each run."""
 
-    def __init__(self, seed: bytes, operators: int) -> None:
+    def __init__(self, salts: Salts | bytes, operators: int) -> None:
+        """`salts`: or the seed that they come from."""
         self.operators = operators
-        self.key: NDArray[np.uint8] = np.frombuffer(Salts(seed).key, np.uint8)
+        self.salts = Salts.of(salts)
+        self.key: NDArray[np.uint8] = np.frombuffer(self.salts.key, np.uint8)
         self.leaves: NDArray[np.uint8] = np.zeros((0, _DIGEST), np.uint8)
         self._scratch: NDArray[np.uint8] = np.empty(0, np.uint8)
 
@@ -86,6 +88,7 @@ class BulkTracer:
             root=root,
             inputs=tuple(self._digest(INPUT_SLOT + at, _bytes_of(data)).tobytes() for at, data in enumerate(inputs)),
             outputs=tuple(self._digest(OUTPUT_SLOT + at, _bytes_of(data)).tobytes() for at, data in enumerate(outputs)),
+            salts=self.salts.commitment,
         )
         encoded = encode_trusted(header.to_value())
         return Trace(encoded, trace_of(encoded), Leaves(self.leaves[:count]))

@@ -1,7 +1,7 @@
 """The checks that optimistic adds to a receipt: what was committed to, who could check it, what was at stake, and what became of it.
 
 Rules:
-1. trace       The opening's header hashes to the statement's trace, and is a header.
+1. trace       The opening's header hashes to the statement's trace, and is a header; its salts are those of the opening's seed.
 2. audience    Says who could check. A warning where the caller let the payer alone, or where the payer alone may open on chain.
 3. bond        The operator's bond, under the app hash of the block that shows the key's standing, is not empty.
 4. recomputed  The header of the reader's own run, with the same seed, is the header shown: byte for byte, so every value is the same.
@@ -14,7 +14,7 @@ Pure: no clock, no randomness, no input or output.
 
 from collections.abc import Mapping, Sequence
 
-from avow.exact.hashing import Header, trace_of
+from avow.exact.hashing import Header, Salts, trace_of
 from avow.receipt.audience import AudienceKind
 from avow.receipt.commitment import Part, response_parts
 from avow.receipt.finality import BatchRecord, BatchState
@@ -43,11 +43,14 @@ def trace_check(receipt: Receipt, facts: Facts) -> Check:
     del facts
     name, trace = CheckName.TRACE, receipt.statement.columns.trace
     encoded = None if receipt.opening is None else receipt.opening.header
-    if encoded is None:
+    if receipt.opening is None or encoded is None:
         return Check(name, Outcome.SKIPPED, f"commits to trace {trace.hex()[:16]}…; its header is not shown")
     if trace_of(encoded) != trace:
         return Check(name, Outcome.FAIL, "the header shown is not the one committed", "wrong_trace")
     header = Header.parse(encoded)
+    if header.salts != Salts(receipt.opening.seed).commitment:
+        detail = "its values are salted with another seed than the receipt's: who checks it would have to guess"
+        return Check(name, Outcome.FAIL, detail, "wrong_salts")
     tokens = f", {header.prompt} tokens asked" if header.prompt else ""
     detail = f"commits to {header.leaves} tensors of {header.steps} steps{tokens}; ended: {_FINISH[header.finish]}"
     return Check(name, Outcome.PASS, detail)

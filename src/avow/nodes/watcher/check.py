@@ -3,8 +3,8 @@
 Rules:
 1. What is shown of an answer must be what its statement commits to: columns, private part, request, effective parameters and response.
 2. The program is run as the node should have run it. The same trace and the same answer: agreed, and nothing is asked.
-3. Another trace: the header is checked, then the run is made over as many steps as it claims, and the first difference is looked for by
-   demands (exact/prover.py).
+3. Another trace: the header is checked, and where it commits to other salts than the opening's seed gives, their key is asked for; then
+   the run is made over as many steps as it claims, under those salts, and the first difference is looked for by demands (exact/prover.py).
 4. Nothing is challenged that one's own machine does not give twice, and nothing that one's own referee does not convict.
 5. What no referee sees is told apart: inputs that are not the request's, parameters that are not the request's, and an answer that is not
    what the outputs say (tokenising, pre- and post-processing). Who was answered can show that; a watcher can only say it.
@@ -20,9 +20,9 @@ from avow.engines.interface import TracedEngine
 from avow.errors import InputError, VerificationError
 from avow.exact.claims import Respondent
 from avow.exact.fraud import FraudProof
-from avow.exact.hashing import Header, trace_of
+from avow.exact.hashing import Header, Salts, trace_of
 from avow.exact.program import Program
-from avow.exact.prover import OtherInputs, Subject, check_header, find_fault
+from avow.exact.prover import OtherInputs, Subject, check_header, find_fault, salts_of
 from avow.exact.referee import referee
 from avow.nodes.openings import Shown
 from avow.nodes.run import Loaded
@@ -127,14 +127,15 @@ def _search(
 ) -> Finding:
     """Rules 3 and 4."""
     engine = runnable.engine
-    own = engine.replay(request, effective, shown.seed, header)
+    salts = salts_of(subject, header, Salts(shown.seed), respondent)
+    own = engine.replay(request, effective, salts, header)
     try:
-        fault = find_fault(subject, header, own, shown.seed, respondent)
+        fault = find_fault(subject, header, own, salts, respondent)
     except OtherInputs as error:
         return Finding(Event.INPUTS_DIFFER, error.detail)
     if fault is None:
         return _compare_answers(runnable.loaded.kind, shown, answer, cut=header.finish == "text")
-    again = engine.replay(request, effective, shown.seed, header)
+    again = engine.replay(request, effective, salts, header)
     if list(own.leaves) != list(again.leaves):
         return Finding(Event.OWN_RUNS_DIFFER, "this machine does not give the same run twice")
     return _convicted(runnable, fault, subject.trace, f"{fault.kind} at leaf {fault.slot}")
