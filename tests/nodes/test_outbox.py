@@ -1,6 +1,7 @@
 """The outbox: order, group commit, restart, and a disk that is full."""
 
 import asyncio
+import shutil
 import sqlite3
 import subprocess
 
@@ -8,6 +9,7 @@ import pytest
 
 from avow.nodes.errors import OutboxUnwritable
 from avow.nodes.jobs import Signed
+from avow.nodes.journal import FILE_BYTES
 from avow.nodes.outbox import UNDELIVERED, Outbox
 from avow.nodes.outbox_rows import Entry, StoredBatch
 
@@ -105,6 +107,7 @@ async def test_openings_go_after_their_time_and_statements_stay(outbox):
     for number in range(700):
         outbox.put(entry(key.key_number, number, created_ms=number), lambda error: None)
     await put(outbox, entry(key.key_number, 700, created_ms=700))
+    await outbox.fold()
     assert await outbox.drop_openings(650) == 650
     assert outbox.sealed_opening(outbox.statement(signed(649).id).opening) is None
     assert outbox.sealed_opening(outbox.statement(signed(650).id).opening) == b"sealed"
@@ -122,6 +125,7 @@ async def test_settled_statements_go_batch_by_batch_and_numbers_go_on(tmp_path):
     for number in range(12):
         await put(box, Entry(key, ended(number, 100 * number), None, b"sealed", 1000))
     await put(box, Entry(other, ended(0, 5), None, b"", 1000))
+    await box.fold()
     for first, count, proof in ((0, 4, b"proof"), (4, 4, b"proof"), (8, 2, None)):
         await box.record_batch(StoredBatch(key, first, count, b"h" * 32, b"raw", b"leaves", None))
         if proof is not None:
@@ -147,21 +151,106 @@ async def test_settled_statements_go_batch_by_batch_and_numbers_go_on(tmp_path):
     again.close()
 
 
-async def test_a_lone_statement_is_written_at_once_and_waits_for_what_the_writer_has(outbox):
+async def test_a_lone_statement_is_written_at_once_with_what_was_put_before_it(outbox):
     key = (await outbox.add_key(b"k" * 32, 0)).key_number
     order = []
     outbox.put(entry(key, 0), lambda error: order.append((0, error)), alone=True)
     assert order == [(0, None)]
     assert outbox.durable(key) == 1
-    last = asyncio.get_running_loop().create_future()
     outbox.put(entry(key, 1), lambda error: order.append((1, error)))
-    outbox.put(entry(key, 2), lambda error: (order.append((2, error)), last.set_result(None)), alone=True)
-    assert len(order) == 1, "the writer has one: nobody overtakes it"
-    await last
+    assert len(order) == 1, "others may follow within this turn of the loop"
+    outbox.put(entry(key, 2), lambda error: order.append((2, error)), alone=True)
     assert order == [(0, None), (1, None), (2, None)]
     again = asyncio.get_running_loop().create_future()
     outbox.put(entry(key, 2), again.set_result, alone=True)
-    assert isinstance(await again, OutboxUnwritable), "a number that was given is refused here as well"
+    assert isinstance(await again, OutboxUnwritable), "a number that was given is refused"
+
+
+async def test_nothing_overtakes_what_the_writer_has(outbox):
+    key = (await outbox.add_key(b"k" * 32, 0)).key_number
+    order = []
+    large = asyncio.get_running_loop().create_future()
+    last = asyncio.get_running_loop().create_future()
+    outbox.put(entry(key, 0), lambda error: order.append((0, error)), alone=True)
+    outbox.put(
+        entry(key, 1, sealed=bytes(FILE_BYTES)),
+        lambda error: (order.append((1, error)), large.set_result(None)),
+        alone=True,
+    )
+    outbox.put(entry(key, 2), lambda error: (order.append((2, error)), last.set_result(None)), alone=True)
+    assert order == [(0, None)], "the journal has no room for the second: it is the writer's, and so is what follows"
+    await last
+    assert order == [(0, None), (1, None), (2, None)]
+    assert large.done()
+    outbox.put(entry(key, 3), lambda error: order.append((3, error)), alone=True)
+    assert order[-1] == (3, None)
+    assert [row.number for row in outbox.statements(key, 0, 10)] == [0, 1, 2, 3]
+    assert [row.number for row in outbox.statements(key, 1, 2)] == [1, 2]
+
+
+def killed(folder, to):
+    """The files as a process that is killed now leaves them."""
+    to.mkdir()
+    for path in folder.iterdir():
+        if not path.name.endswith("-shm"):
+            shutil.copy(path, to / path.name)
+    return to / "outbox.db"
+
+
+async def test_what_is_in_the_journal_alone_is_there_after_a_crash(tmp_path):
+    folder = tmp_path / "first"
+    box = Outbox(folder / "outbox.db")
+    key = (await box.add_key(b"k" * 32, 2)).key_number
+    expected = []
+    for round_ in range(4):  # each fills the next file of the journal
+        for number in range(10 * round_, 10 * round_ + 10):
+            await put(box, entry(key, number, sealed=b"sealed %d" % number))
+        expected = list(range(10 * round_ + 10))
+        left = Outbox(killed(folder, tmp_path / f"killed {round_}"))
+        assert [row.number for row in left.statements(key, 0, 100)] == expected
+        assert left.durable(key) == len(expected)
+        for number in expected:
+            row = left.statement(signed(number).id)
+            assert left.sealed_opening(row.opening) == b"sealed %d" % number
+        await put(left, entry(key, len(expected)))
+        twice = Outbox(killed(tmp_path / f"killed {round_}", tmp_path / f"twice {round_}"))
+        assert twice.durable(key) == len(expected) + 1
+        twice.close()
+        left.close()
+        await box.fold()
+    box.close()
+
+
+async def test_what_was_deleted_does_not_come_back_with_the_journal(tmp_path):
+    folder = tmp_path / "first"
+    box = Outbox(folder / "outbox.db")
+    key = (await box.add_key(b"k" * 32, 2)).key_number
+    for number in range(3):
+        await put(box, Entry(key, ended(number, number), None, b"sealed", 1000))
+    await box.fold()
+    await box.record_batch(StoredBatch(key, 0, 3, b"h" * 32, b"raw", b"leaves", None))
+    await box.record_settled(key, 0, 3, b"proof")
+    assert await box.drop_settled(1 << 60) == 3
+    again = Outbox(killed(folder, tmp_path / "killed"))
+    assert (again.statements(key, 0, 10), again.durable(key)) == ([], 3)
+    again.close()
+    box.close()
+
+
+async def test_a_journal_that_fails_leaves_the_rest_to_the_database(outbox, monkeypatch):
+    key = (await outbox.add_key(b"k" * 32, 2)).key_number
+    await put(outbox, entry(key, 0))
+
+    def fail(*_):
+        raise OSError("input/output error")
+
+    with monkeypatch.context() as broken:
+        broken.setattr("os.fdatasync", fail)
+        await put(outbox, entry(key, 1))
+    await put(outbox, entry(key, 2))
+    await outbox.fold()
+    assert [row.void for row in outbox.statements(key, 0, 10)] == [0, 0, 0]
+    assert outbox.writable
 
 
 async def test_a_full_disk_stops_answers_and_loses_no_number(tmp_path):
@@ -175,7 +264,7 @@ async def test_a_full_disk_stops_answers_and_loses_no_number(tmp_path):
             await put(box, entry(key.key_number, number, sealed=b"x" * 3000))
             delivered += 1
     assert caught.value.http_status == 507
-    assert 0 < delivered < 100
+    assert 0 < delivered < 1000
     assert not box.writable
     with pytest.raises(OutboxUnwritable):  # signed while it was full: told at once, kept for later
         await put(box, entry(key.key_number, delivered + 1))

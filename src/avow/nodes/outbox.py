@@ -1,14 +1,17 @@
 """The outbox: what was signed is durable before it leaves, and stays until it is settled.
 
 Rules:
-1. One writer thread owns the writing connection (SQLite, WAL, synchronous FULL). It commits whatever waits as one
-   transaction: one flush to the disk for many answers.
-2. `put` calls back on the loop after the commit, in the order of the puts. Statement n of a key is written with or after n-1.
-3. When a write fails, its callers are told, and the entries wait in memory as void (undelivered): they are written before
-   anything else, so numbers never have a gap on disk. Until then `writable` is False and no job should be started.
-4. Readers use a connection of their own, on the loop; they see what is committed.
-5. A statement with which nothing else waits is written on the loop itself: to hand it to the writer and back costs more than the
-   flush. That is done only while the writer has nothing to do, so that there is one writer at a time.
+1. `put` makes a statement durable in the journal (journal.py): one write and one flush for all that are put within one turn of
+   the loop, on the loop itself. To hand them to a thread and back costs more than the flush. A disk that is slow to flush is
+   left to the writer.
+2. `put` calls back on the loop after the flush, in the order of the puts. Statement n of a key is written with or after n-1.
+3. One writer thread owns the writing connection (SQLite, WAL, synchronous FULL). It folds the journal into the database, a
+   generation as one transaction: before a batch is settled, when a file of the journal is full, and at the next start after a crash.
+   What the journal has no room for is written to the database at once, after what was put before it.
+4. When a write fails, its callers are told, and the entries wait in memory as void (undelivered): they are written before
+   anything else, so numbers never have a gap on disk. Until then `writable` is False and no job should be started. So it is
+   while the journal cannot be folded; nothing is lost by that.
+5. Readers use connections of their own; they see what is committed, and what is in the journal (outbox_reader.py).
 6. Openings are deleted after their retention and are sealed under secrets that are not here (opening.py). Statements stay until
    they are settled, and for their own retention after that; they go batch by batch, oldest first, each with its proof.
 """
@@ -18,31 +21,40 @@ import logging
 import queue
 import sqlite3
 import threading
+import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from contextlib import suppress
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
+import msgspec
+
 from avow.nodes.batches import ended_ms
 from avow.nodes.errors import OutboxUnwritable
-from avow.nodes.outbox_rows import SCHEMA, Entry, StoredBatch, StoredKey, StoredStatement
+from avow.nodes.journal import Journal
+from avow.nodes.outbox_reader import OutboxReader
+from avow.nodes.outbox_rows import SCHEMA, Entry, StoredBatch, StoredKey
 from avow.receipt.statement import Method
 
 log = logging.getLogger(__name__)
 
 MAX_GROUP = 1_024
 RETRY_S = 0.25
+SLOW_FLUSH_S = 0.005
+"""A flush that takes longer, averaged, is not waited for on the loop while other jobs are under way."""
 UNDELIVERED = 5
 """The void cause of what was signed and never delivered (receipt/evidence.py)."""
 
-_INSERT = (
-    "insert into statements (key_number, number, id, columns, private, previous_head, signature, requester_signature,"
-    " authorisation, backing, opening, void) values (?,?,?,?,?,?,?,?,?,?,?,?)"
-)
+_ROW = "(key_number, number, id, columns, private, previous_head, signature, requester_signature, authorisation, backing, opening, void)"
+_INSERT = f"into statements {_ROW} values (?,?,?,?,?,?,?,?,?,?,?,?)"
+_encode = msgspec.msgpack.Encoder().encode
+_decode = msgspec.msgpack.Decoder(Entry).decode
 
 _Result = TypeVar("_Result")
 Done = Callable[[OutboxUnwritable | None], None]
+_Put = tuple[Entry, Done]
 
 
 @dataclass(slots=True)
@@ -53,41 +65,54 @@ class _Task:
     future: "asyncio.Future[Any]"
 
 
-_STATEMENT = (
-    "select key_number, number, id, columns, private, previous_head, signature, requester_signature, authorisation,"
-    " backing, opening, void from statements "
-)
+@dataclass(slots=True)
+class _Fold:
+    """A generation of the journal, to be written to the database."""
+
+    generation: int
+    entries: list[Entry]
+
+
 _DROP_OPENINGS = (
     "delete from openings where opening in (select opening from openings where created_ms < ? and opening not in"
     " (select opening from statements join traced using (key_number, number) where opening is not null)"
     " order by opening limit 256)"
 )
-_BATCH = "select key_number, first, count, transaction_hash, transaction_bytes, leaves, proof, finality from batches "
 
 
-class Outbox:
-    """Opened by `open`, closed by `close`; everything but the writer runs on one loop."""
+class Outbox(OutboxReader):
+    """Closed by `close`; everything but the writer runs on one loop."""
 
     def __init__(self, path: Path, *, max_page_count: int | None = None) -> None:
         self._path = path
         self._max_page_count = max_page_count
         self._loop = asyncio.get_running_loop()
-        self._queue: queue.SimpleQueue[tuple[Entry, Done] | _Task | None] = queue.SimpleQueue()
+        self._queue: queue.SimpleQueue[_Put | _Task | _Fold | None] = queue.SimpleQueue()
         self._stuck: list[Entry] = []
-        self._next_opening = 1
+        self._unwritten: list[_Fold] = []
+        """Folds that failed, oldest first; the writer's."""
+        self._group: list[_Put] = []
+        """Puts of this turn of the loop."""
+        self._journaled: list[Entry] = []
+        """What the generation that is being filled holds."""
+        self._following: dict[int, int] = {}
+        """By key, the number after the last that was put: the journal takes no other."""
         self._handed = 0
-        """Writes that the writer has and whose end the loop has not seen."""
+        """Puts that the writer has and whose end the loop has not seen."""
+        self._flush_s = 0.0
+        self._recovering = False
+        """Whether the loop was told that a fold failed; the writer's."""
         self.writable = True
         self.on_recovered: Callable[[list[Entry]], None] | None = None
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         self._writer = self._connect()
         self._writer.executescript(SCHEMA)
+        super().__init__(self._connect)
+        self._journal = self._open_journal()
         row = self._writer.execute("select max(opening) from statements").fetchone()
         newest = self._writer.execute("select max(opening) from openings").fetchone()
-        self._next_opening = 1 + max(row[0] or 0, newest[0] or 0)
-        self._reader = self._connect()
-        self._batch_reader = self._connect()
-        self._batch_lock = threading.Lock()
+        numbers = [row[0] or 0, newest[0] or 0, *(entry.opening or 0 for entry in self._unfolded.values())]
+        self._next_opening = 1 + max(numbers)
         self._thread = threading.Thread(target=self._work, name="outbox", daemon=True)
         self._thread.start()
 
@@ -99,36 +124,136 @@ class Outbox:
             connection.execute(f"pragma max_page_count={int(self._max_page_count)}")
         return connection
 
+    def _open_journal(self) -> Journal | None:
+        """The journal, after what a crash left in it was folded. None where there is no room for one."""
+        try:
+            journal = Journal(self._path.with_suffix(".journal"))
+        except OSError as error:
+            log.warning("the outbox has no journal: %s", error)
+            return None
+        folded = self._writer.execute("select folded from journal").fetchone()[0]
+        left = [_Fold(generation, _entries(payloads)) for generation, payloads in journal.recover(folded)]
+        try:
+            for fold in left:
+                self._insert(fold.entries, fold.generation)
+                folded = fold.generation
+            # two may have been begun of which nothing whole is left: their numbers are not given again
+            self._writer.execute("update journal set folded = ?", (folded + 2,))
+        except sqlite3.Error as error:  # as the writer does it: it is tried until it succeeds
+            log.error("the journal cannot be folded: %s", error)  # noqa: TRY400 - the message says it all
+            journal.close()
+            self.writable, self._recovering = False, True
+            self._unwritten = [fold for fold in left if fold.generation > folded]
+            for fold in self._unwritten:
+                self._unfolded |= {entry.signed.id: entry for entry in fold.entries}
+            return None
+        journal.start(folded + 3)
+        return journal
+
     def close(self) -> None:
         """Finish what is queued and close."""
+        self._flush_group()
+        self._turn()
         self._queue.put(None)
         self._thread.join()
-        self._reader.close()
-        with self._batch_lock:
-            self._batch_reader.close()
+        self.close_reader()
+        if self._journal is not None:
+            self._journal.close()
 
     # Writing, from the loop.
 
     def put(self, entry: Entry, done: Done, *, alone: bool = False) -> None:
         """Make a statement durable; `done` gets None, or the error when it could not be.
 
-        `alone`: nobody else waits for the loop, so it may wait for the disk (rule 5); `done` may then be called at once.
+        `alone`: nobody else waits for the loop; `done` may then be called at once.
         """
-        if alone and self._handed == 0 and self.writable:
-            try:
-                self._insert([entry])
-            except sqlite3.Error as failure:
-                log.debug("left to the writer: %s", failure)
-            else:
-                done(None)
-                return
-        self._handed += 1
-        self._queue.put((entry, done))
+        if entry.sealed:
+            entry.opening = self._next_opening
+            self._next_opening += 1
+        self._group.append((entry, done))
+        if alone:
+            self._flush_group(alone=True)
+        elif len(self._group) == 1:
+            self._loop.call_soon(self._flush_group)
+
+    def _flush_group(self, *, alone: bool = False) -> None:
+        """Rule 1, for what was put since the last time."""
+        group, self._group = self._group, []
+        if not group:
+            return
+        payloads = self._payloads(group, alone=alone)
+        journal = self._journal
+        if payloads is None or journal is None:
+            self._hand_over(group)
+            return
+        start = time.perf_counter()
+        try:
+            journal.append(payloads)
+        except OSError as error:
+            log.error("the journal cannot be written: %s", error)  # noqa: TRY400 - the message says it all
+            self._hand_over(group)
+            return
+        self._flush_s += (time.perf_counter() - start - self._flush_s) / 8
+        for entry, _ in group:
+            self._journaled.append(entry)
+            self._unfolded[entry.signed.id] = entry
+        for _, done in group:
+            done(None)
+
+    def _payloads(self, group: list[_Put], *, alone: bool) -> list[bytes] | None:
+        """The group for the journal, or None if it is the writer's: it has earlier ones, or the journal does not take these."""
+        journal = self._journal
+        in_order = True
+        for entry, _ in group:
+            key, number = entry.key_number, entry.signed.number
+            following = self._following.get(key)
+            if following is None:
+                following = self.durable(key)
+            in_order = in_order and number == following
+            self._following[key] = max(following, number + 1)
+        if journal is None or self._handed or not self.writable or not in_order:
+            return None
+        if self._flush_s > SLOW_FLUSH_S and not alone:
+            self._flush_s *= 0.95  # so that it is tried again
+            return None
+        payloads = [_encode(entry) for entry, _ in group]
+        if not journal.has_room(payloads):
+            self._turn()
+            if not journal.has_room(payloads):
+                return None
+        return payloads
+
+    def _hand_over(self, group: list[_Put]) -> None:
+        """To the writer, after what the journal has."""
+        self._turn()
+        self._handed += len(group)
+        for item in group:
+            self._queue.put(item)
+
+    def _turn(self) -> None:
+        """Have the writer fold what the journal has."""
+        if self._journal is not None and self._journaled:
+            entries, self._journaled = self._journaled, []
+            self._queue.put(_Fold(self._journal.turn(), entries))
+
+    async def fold(self) -> None:
+        """Until everything that is durable now is in the database. Raises OutboxUnwritable."""
+        self._turn()
+        if self._unfolded:
+            await self.write(self._require_folded)
+
+    def _folded(self, fold: _Fold) -> None:
+        if self._journal is not None:
+            self._journal.release(fold.generation)
+        for entry in fold.entries:
+            self._unfolded.pop(entry.signed.id, None)
+
+    def _not_folded(self) -> None:
+        self.writable = False
 
     async def write(self, work: Callable[[sqlite3.Connection], _Result]) -> _Result:
         """Run `work` in a transaction of its own. Raises OutboxUnwritable."""
         future: asyncio.Future[_Result] = self._loop.create_future()
-        self._handed += 1
         self._queue.put(_Task(work, future))
         return await future
 
@@ -160,6 +285,8 @@ class Outbox:
         return await self.write(work)
 
     async def set_void(self, key_number: int, numbers: list[int], cause: int) -> None:
+        await self.fold()
+
         def work(connection: sqlite3.Connection) -> None:
             connection.executemany(
                 "update statements set void = ? where key_number = ? and number = ?",
@@ -218,6 +345,8 @@ class Outbox:
     async def drop_openings(self, before_ms: int) -> int:
         """Delete the openings that are older, but for those that watchers may still need; how many there were."""
         dropped = 0
+        with suppress(OutboxUnwritable):  # where there is no room, what goes makes some
+            await self.fold()
         while True:
 
             def work(connection: sqlite3.Connection) -> int:
@@ -236,66 +365,6 @@ class Outbox:
                 dropped += count
         return dropped
 
-    # Reading.
-
-    def all_keys(self) -> list[StoredKey]:
-        rows = self._reader.execute("select key_number, key, method, settled, retired from keys order by key_number")
-        return [
-            StoredKey(number, key, method, settled, bool(retired)) for number, key, method, settled, retired in rows
-        ]
-
-    def durable(self, key_number: int) -> int:
-        """How many statements of the key were made durable: numbers 0 to that, without gap."""
-        row = self._reader.execute(
-            "select max(settled, ifnull((select max(number) + 1 from statements where key_number = keys.key_number), 0))"
-            " from keys where key_number = ?",
-            (key_number,),
-        ).fetchone()
-        return 0 if row is None else int(row[0])
-
-    def statement(self, statement_id: bytes) -> StoredStatement | None:
-        row = self._reader.execute(_STATEMENT + "where id = ?", (statement_id,)).fetchone()
-        return None if row is None else StoredStatement(*row)
-
-    def statements(self, key_number: int, first: int, count: int) -> list[StoredStatement]:
-        """At most `count` statements from number `first` on, in order."""
-        return _range(self._reader, key_number, first, count)
-
-    def batch_rows(self, key_number: int, first: int, count: int) -> list[StoredStatement]:
-        """The same for other threads, one at a time."""
-        with self._batch_lock:
-            return _range(self._batch_reader, key_number, first, count)
-
-    def batch_of(self, key_number: int, number: int) -> StoredBatch | None:
-        """The batch that the number was sent in last, if it was."""
-        row = self._reader.execute(
-            _BATCH + "where key_number = ? and first <= ? order by first desc limit 1", (key_number, number)
-        ).fetchone()
-        batch = None if row is None else StoredBatch(*row)
-        return batch if batch is not None and number < batch.first + batch.count else None
-
-    def traced(self, key_number: int, number: int) -> tuple[bytes, bytes] | None:
-        """Seed and trace header of an optimistic statement, until it is final."""
-        row = self._reader.execute(
-            "select seed, header from traced where key_number = ? and number = ?", (key_number, number)
-        ).fetchone()
-        return None if row is None else (bytes(row[0]), bytes(row[1]))
-
-    def open_batches(self, method: int) -> list[StoredBatch]:
-        """The settled batches of keys of `method` whose finality is not proven yet, in the order of their numbers."""
-        keys = "(select key_number from keys where method = ?)"
-        where = f"where key_number in {keys} and proof is not null and finality is null order by key_number, first"
-        return [StoredBatch(*row) for row in self._reader.execute(_BATCH + where, (method,))]
-
-    def backing(self, number: int) -> bytes:
-        row = self._reader.execute("select content from backings where backing = ?", (number,)).fetchone()
-        return bytes(row[0])
-
-    def sealed_opening(self, number: int) -> bytes | None:
-        """The sealed opening, or None once it was deleted."""
-        row = self._reader.execute("select sealed from openings where opening = ?", (number,)).fetchone()
-        return None if row is None else bytes(row[0])
-
     # The writer thread.
 
     def _work(self) -> None:
@@ -303,19 +372,21 @@ class Outbox:
         while not stopping:
             items = self._take()
             stopping = None in items
-            entries = [item for item in items if isinstance(item, tuple)]
-            if self._stuck:
+            self._unwritten += [item for item in items if isinstance(item, _Fold)]
+            self._fold_all()
+            puts = [item for item in items if isinstance(item, tuple)]
+            if self._stuck and not self._unwritten:
                 self._unstick()
-            if entries:
-                self._write_entries(entries)
+            if puts:
+                self._write_puts(puts)
             for item in items:
                 if isinstance(item, _Task):
                     self._run(item)
         self._writer.close()
 
-    def _take(self) -> list[tuple[Entry, Done] | _Task | None]:
+    def _take(self) -> list[_Put | _Task | _Fold | None]:
         try:
-            items = [self._queue.get(timeout=RETRY_S if self._stuck else None)]
+            items = [self._queue.get(timeout=RETRY_S if self._stuck or self._unwritten else None)]
         except queue.Empty:
             return []
         while len(items) < MAX_GROUP:
@@ -325,19 +396,45 @@ class Outbox:
                 break
         return items
 
-    def _write_entries(self, entries: list[tuple[Entry, Done]]) -> None:
+    def _fold_all(self) -> None:
+        """Rule 3. A fold is queued before whatever must come after it, so it may be done first of all that was taken."""
+        failed = False
+        while self._unwritten and not failed:
+            fold = self._unwritten[0]
+            try:
+                self._insert(fold.entries, fold.generation)
+            except sqlite3.Error as failure:
+                log.error("the journal cannot be folded: %s", failure)  # noqa: TRY400 - the message says it all
+                failed = True
+                self._recovering = True
+                self._loop.call_soon_threadsafe(self._not_folded)
+            else:
+                del self._unwritten[0]
+                self._loop.call_soon_threadsafe(self._folded, fold)
+        if self._recovering and not failed and not self._stuck:
+            self._recovering = False
+            self._loop.call_soon_threadsafe(self._recovered, [])
+
+    def _require_folded(self, _connection: sqlite3.Connection) -> None:
+        """A write that waits for the folds before it."""
+        if self._unwritten:
+            raise OutboxUnwritable("the journal cannot be folded", hint="make room on the node's disk")
+
+    def _write_puts(self, puts: list[_Put]) -> None:
         error: OutboxUnwritable | None = None
-        if self._stuck:
+        if self._stuck or self._unwritten:
             error = OutboxUnwritable("the outbox cannot be written", hint="make room on the node's disk")
         else:
             try:
-                self._insert([entry for entry, _ in entries])
+                self._insert([entry for entry, _ in puts])
             except sqlite3.Error as failure:
                 log.error("the outbox cannot be written: %s", failure)  # noqa: TRY400 - the message says it all
                 error = OutboxUnwritable(f"the outbox cannot be written: {failure}", hint="is the disk full?")
         if error is not None:
-            self._stuck += [replace(entry, void=entry.void or UNDELIVERED) for entry, _ in entries]
-        self._loop.call_soon_threadsafe(self._report, [done for _, done in entries], error)
+            for entry, _ in puts:
+                entry.void = entry.void or UNDELIVERED
+                self._stuck.append(entry)
+        self._loop.call_soon_threadsafe(self._report, [done for _, done in puts], error)
 
     def _report(self, waiting: list[Done], error: OutboxUnwritable | None) -> None:
         self._handed -= len(waiting)
@@ -346,43 +443,24 @@ class Outbox:
         for done in waiting:
             done(error)
 
-    def _insert(self, entries: list[Entry]) -> None:
+    def _insert(self, entries: list[Entry], generation: int | None = None) -> None:
+        """One transaction. Of the journal's `generation`, what is there already stays as it is."""
         writer = self._writer
-        opening = self._next_opening
+        insert = "insert" if generation is None else "insert or ignore"
+        openings = [(entry.opening, entry.created_ms, entry.sealed) for entry in entries if entry.opening is not None]
+        traced = [(entry.key_number, entry.signed.number, *entry.traced) for entry in entries if entry.traced]
         writer.execute("begin immediate")
         try:
-            for entry in entries:
-                signed = entry.signed
-                number = None
-                if entry.sealed:
-                    number = opening
-                    opening += 1
-                    writer.execute("insert into openings values (?,?,?)", (number, entry.created_ms, entry.sealed))
-                if entry.traced is not None:
-                    writer.execute(
-                        "insert into traced values (?,?,?,?)", (entry.key_number, signed.number, *entry.traced)
-                    )
-                row = (
-                    entry.key_number,
-                    signed.number,
-                    signed.id,
-                    signed.columns,
-                    signed.private,
-                    signed.previous_head,
-                    signed.signature,
-                    entry.requester_signature,
-                    entry.authorisation,
-                    entry.backing,
-                    number,
-                    entry.void,
-                )
-                writer.execute(_INSERT, row)
+            writer.executemany(f"{insert} into openings values (?,?,?)", openings)
+            writer.executemany(f"{insert} into traced values (?,?,?,?)", traced)
+            writer.executemany(f"{insert} {_INSERT}", map(_row, entries))
+            if generation is not None:
+                writer.execute("update journal set folded = ?", (generation,))
             writer.execute("commit")
         except sqlite3.Error:
             if writer.in_transaction:
                 writer.execute("rollback")
             raise
-        self._next_opening = opening
 
     def _unstick(self) -> None:
         try:
@@ -391,6 +469,7 @@ class Outbox:
             log.debug("the outbox is still not writable: %s", failure)
             return
         recovered, self._stuck = self._stuck, []
+        self._recovering = False
         self._loop.call_soon_threadsafe(self._recovered, recovered)
 
     def _recovered(self, entries: list[Entry]) -> None:
@@ -417,12 +496,10 @@ class Outbox:
             self._loop.call_soon_threadsafe(self._resolve, task.future, result)
 
     def _resolve(self, future: "asyncio.Future[Any]", result: object) -> None:
-        self._handed -= 1
         if not future.done():
             future.set_result(result)
 
     def _fail(self, future: "asyncio.Future[Any]", error: Exception) -> None:
-        self._handed -= 1
         if not future.done():
             future.set_exception(error)
 
@@ -448,8 +525,26 @@ def _drop_oldest(key_number: int, before_ms: int, connection: sqlite3.Connection
     ).rowcount
 
 
-def _range(reader: sqlite3.Connection, key_number: int, first: int, count: int) -> list[StoredStatement]:
-    rows = reader.execute(
-        _STATEMENT + "where key_number = ? and number >= ? order by number limit ?", (key_number, first, count)
+def _row(entry: Entry) -> tuple[int | bytes | None, ...]:
+    signed = entry.signed
+    return (
+        entry.key_number,
+        signed.number,
+        signed.id,
+        signed.columns,
+        signed.private,
+        signed.previous_head,
+        signed.signature,
+        entry.requester_signature,
+        entry.authorisation,
+        entry.backing,
+        entry.opening,
+        entry.void,
     )
-    return [StoredStatement(*row) for row in rows]
+
+
+def _entries(payloads: list[bytes]) -> list[Entry]:
+    try:
+        return [_decode(payload) for payload in payloads]
+    except msgspec.DecodeError as error:
+        raise OutboxUnwritable("the journal was written by another version", hint="start that version once") from error

@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass
 
+import msgspec
+
 from avow.nodes.jobs import Signed
 
 SCHEMA = """
@@ -24,15 +26,17 @@ create table if not exists batches (
 create table if not exists traced (
   key_number integer not null, number integer not null, seed blob not null, header blob not null,
   primary key (key_number, number)) without rowid;
+create table if not exists journal (one integer primary key check (one = 1), folded integer not null);
+insert or ignore into journal values (1, 0);
 """
 
 
-@dataclass(frozen=True, slots=True)
-class Entry:
+class Entry(msgspec.Struct, array_like=True, forbid_unknown_fields=True):
     """One signed statement to keep. `backing` is the evidence that its key shares, by number; `sealed` the sealed opening.
 
     `traced`: of an optimistic statement, the opening's seed and the trace's header. They are what watchers get, and what demands
-    are answered from, until nobody can challenge the statement any more.
+    are answered from, until nobody can challenge the statement any more. `opening`: the number of the sealed opening, which the outbox
+    gives.
     """
 
     key_number: int
@@ -44,6 +48,7 @@ class Entry:
     authorisation: bytes | None = None
     void: int = 0
     traced: tuple[bytes, bytes] | None = None
+    opening: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +67,25 @@ class StoredStatement:
     backing: int | None
     opening: int | None
     void: int
+
+
+def as_stored(entry: Entry) -> StoredStatement:
+    """An entry as it will lie in the outbox's database."""
+    signed = entry.signed
+    return StoredStatement(
+        entry.key_number,
+        signed.number,
+        signed.id,
+        signed.columns,
+        signed.private,
+        signed.previous_head,
+        signed.signature,
+        entry.requester_signature,
+        entry.authorisation,
+        entry.backing,
+        entry.opening,
+        entry.void,
+    )
 
 
 @dataclass(frozen=True, slots=True)

@@ -273,6 +273,7 @@ class Settler:
     async def _settle(self, line: _Line) -> None:
         """One batch, to its end."""
         key = line.key
+        await self._outbox.fold()
         rows = await asyncio.to_thread(self._outbox.batch_rows, key.key_number, line.settled, self._max_batch)
         if not rows:
             return
