@@ -76,6 +76,7 @@ SELECTORS = {
         "void(bytes)": "25ef3aa4",
     },
     "validators": {
+        "fault(bytes32)": "7cb1b73a",
         "power(bytes32)": "71572da0",
         "setPower(bytes32,uint64)": "5521920b",
         "validators()": "ca1e7819",

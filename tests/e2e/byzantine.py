@@ -64,7 +64,10 @@ def settle(application: Application, spoil: Callable[[dict], None], who: str = N
 def invalid_evidence(application: Application, _: tuple[bytes, ...]) -> list[bytes]:
     """A registration whose evidence is nobody's signature."""
     signer = key(application.genesis.chain_id)
-    arguments = (int(Method.VANILLA), point(signer.transport), point(signer.signing), bytes(32), bytes(64))
+    beacon = function_of(nodes.ADDRESS, "beacon")
+    found = application.simulate(account(NAME), nodes.ADDRESS, beacon.encode_call(), time_ms=time.time_ns() // 10**6)
+    recent = beacon.decode_output(found.data)[0]
+    arguments = (int(Method.VANILLA), point(signer.transport), point(signer.signing), recent, bytes(64))
     call = function_of(nodes.ADDRESS, "register").encode_call(*arguments)
     return [transaction(application, to=nodes.ADDRESS, data=call, value=0, gas_limit=5_000_000)]
 

@@ -148,6 +148,23 @@ class ProcessProposalResponse:
     accept: bool
 
 
+class MisbehaviorType(IntEnum):
+    """What the block's evidence proves of a validator."""
+
+    UNKNOWN = 0
+    DUPLICATE_VOTE = 1
+    LIGHT_CLIENT_ATTACK = 2
+
+
+@dataclass(frozen=True, slots=True)
+class Misbehavior:
+    """Evidence in a block, which the consensus engine has checked. `address`: the validator's, 20 bytes; `height`: of its fault."""
+
+    kind: MisbehaviorType
+    address: bytes
+    height: int
+
+
 @dataclass(frozen=True, slots=True)
 class FinalizeBlockRequest:
     txs: tuple[bytes, ...]
@@ -156,6 +173,7 @@ class FinalizeBlockRequest:
     time_ns: int
     proposer_address: bytes
     next_validators_hash: bytes = b""
+    misbehavior: tuple[Misbehavior, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

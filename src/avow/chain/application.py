@@ -14,7 +14,7 @@ Pure and synchronous: bytes in, results out.
 """
 
 from collections import OrderedDict
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from avow.chain.abci import (
@@ -38,7 +38,7 @@ from avow.chain.admission import Admission
 from avow.chain.errors import BadGenesis, Code, TransactionRefused
 from avow.chain.execution import CachedState, History, Machine, Outcome
 from avow.chain.genesis import Genesis
-from avow.chain.host import Block, read_account, write_account
+from avow.chain.host import ACCOUNT_PREFIX, Block, read_account, write_account
 from avow.chain.modules import beacon, measurements, validators, watchers, window
 from avow.chain.proposal import Room, Run, accept, prepare
 from avow.chain.state import Candidate, Overlay, Store
@@ -157,7 +157,7 @@ class Application:
         if self._kept is not None and self._kept.fits(block.height, block.time_ms, request.txs):
             return ProcessProposalResponse(accept=True)
         run = self._run(block)
-        proposed = list(self._decodable(request.txs))
+        proposed = self._decodable(request.txs)
         room = Room(self.genesis.block_max_bytes, self.genesis.block_gas_limit)
         if len(proposed) != len(request.txs) or not accept(run, room, proposed):
             return ProcessProposalResponse(accept=False)
@@ -173,12 +173,15 @@ class Application:
             window.record(state, self.genesis, block)
         return Run(self._machine(state, block))
 
-    def _decodable(self, txs: Sequence[bytes]) -> Iterator[tuple[bytes, Transaction]]:
+    def _decodable(self, txs: Sequence[bytes]) -> list[tuple[bytes, Transaction]]:
+        found: list[tuple[bytes, Transaction]] = []
         for raw in txs:
             try:
-                yield raw, self._cache.get(raw)
+                found.append((raw, self._cache.get(raw)))
             except TransactionRefused:
                 continue
+        self._state.expect([ACCOUNT_PREFIX + address for _, item in found for address in (item.sender, item.to)])
+        return found
 
     def finalize_block(self, request: FinalizeBlockRequest) -> FinalizeBlockResponse:
         """Rules 2 to 4."""
@@ -189,16 +192,18 @@ class Application:
             root = last_results_hash([result.deterministic() for result in results])
             state.put(_RESULTS, request.height.to_bytes(8) + root)
         beacon.record_block(state, self.genesis, block, request.hash, busy=bool(results))
+        events = validators.punish(state, block, request.misbehavior)
         updates = validators.updates(state, block)
         candidate = self.store.prepare(state.changes(), machine.history.leaves)
         self._pending = _Pending(candidate, request.height, block.time_ms)
-        return FinalizeBlockResponse(tuple(results), candidate.app_hash, validator_updates=updates)
+        return FinalizeBlockResponse(tuple(results), candidate.app_hash, events, updates)
 
     def _executed(self, block: Block, txs: tuple[bytes, ...]) -> tuple[Machine, list[ExecTxResult]]:
         kept, self._kept = self._kept, None
         if kept is not None and kept.fits(block.height, block.time_ms, txs):
             return kept.run.machine, kept.run.results
         run = self._run(block, busy=bool(txs))
+        self._decodable(txs)
         for raw in txs:
             try:
                 transaction = self._cache.get(raw)

@@ -124,6 +124,7 @@ class Code(IntEnum):
     LAST_VALIDATOR = 601
     TOO_MANY_VALIDATORS = 602
     VALIDATORS_FIXED = 603
+    VALIDATOR_AT_FAULT = 604
 
     @property
     def label(self) -> str:

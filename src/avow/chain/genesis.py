@@ -44,6 +44,7 @@ class Genesis:
     """Times and windows in milliseconds, money in wei, gas prices in wei per gas.
 
     `accounts` are (address, balance), `validators` (Ed25519 public key, power). `treasury` receives the gas fees.
+    `validators_fixed`: nobody changes the validators, as with the embedded engine; it is encoded only where it holds.
     `settlement_window_ms`: a statement that ended longer ago is overdue and settles no more. `retain_blocks` 0 keeps all.
     """
 
@@ -63,6 +64,7 @@ class Genesis:
     registration_window_ms: int = 10 * 60_000
     clock_slack_ms: int = 5_000
     retain_blocks: int = 0
+    validators_fixed: bool = False
     optimistic: OptimisticParameters = OptimisticParameters()  # noqa: RUF009 - frozen
 
     @cached_property
@@ -91,6 +93,7 @@ class Genesis:
             ],
             "optimistic": self.optimistic.to_value(),
             **{name: getattr(self, name) for name in _NUMBERS},
+            **({_FIXED: True} if self.validators_fixed else {}),
         }
 
     @classmethod
@@ -98,7 +101,9 @@ class Genesis:
         """Raises BadGenesis."""
         try:
             value = decode(data, max_bytes=MAX_GENESIS)
-            item = fields.mapping(value, "genesis", _NAMES)
+            item = fields.mapping(value, "genesis", _NAMES, (_FIXED,))
+            if item.get(_FIXED, True) is not True:
+                raise fields.FieldError("validators are fixed, or it is not said", field=_FIXED)
             fields.version(item["version"], "genesis", VERSION)
             genesis = cls(
                 governance=fields.octets(item["governance"], "governance", 20),
@@ -112,6 +117,7 @@ class Genesis:
                 measurements=tuple(
                     _measurement(entry) for entry in fields.array(item["measurements"], "measurements", max_length=1024)
                 ),
+                validators_fixed=_FIXED in item,
                 optimistic=OptimisticParameters.from_value(item["optimistic"]),
                 **{name: fields.integer(item[name], name, maximum=1 << 53) for name in ("time_ms", *_NUMBERS)},
             )
@@ -123,6 +129,7 @@ class Genesis:
         return genesis
 
 
+_FIXED = "validators_fixed"
 _NUMBERS = (
     "base_fee",
     "block_gas_limit",

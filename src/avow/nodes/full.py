@@ -90,6 +90,7 @@ def create_network(
         treasury=governance if treasury is None else treasury,
         accounts=tuple(sorted(dict(accounts).items())),
         validators=((validator, 1),),
+        validators_fixed=True,
         attestation_roots=tuple(attestation_roots),
         measurements=tuple(measurements),
         heartbeat_ms=heartbeat_ms,

@@ -15,7 +15,7 @@ from avow.chain.state import MemoryStore, SqliteStore
 from avow.consensus.cometbft.bundle import encode_bundles
 from avow.consensus.cometbft.configuration import genesis_json
 from avow.consensus.cometbft.driver import CODE_NOT_WAITING, Driver
-from avow.consensus.cometbft.messages import encode_result
+from avow.consensus.cometbft.responses import encode_result
 from avow.consensus.cometbft.server import AbciServer
 from avow.consensus.cometbft.wire import Frames, frame
 from avow.consensus.machine import Machine

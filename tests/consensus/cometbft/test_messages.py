@@ -1,5 +1,7 @@
 """The codec against protobuf's own runtime, and against bytes that nobody should send."""
 
+from dataclasses import replace
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -8,7 +10,8 @@ from avow.chain import abci
 from avow.consensus.cometbft import messages
 from avow.consensus.cometbft.bundle import decode_bundle, encode_bundles, is_bundle
 from avow.consensus.cometbft.errors import ProtocolFault
-from avow.consensus.cometbft.messages import decode_request, encode_response
+from avow.consensus.cometbft.requests import decode_request
+from avow.consensus.cometbft.responses import encode_response
 from avow.consensus.cometbft.wire import MAX_MESSAGE, Frames, frame, read_varint
 from avow.receipt.protobuf import varint
 from tests.consensus.cometbft.oracle import Request, Response
@@ -43,9 +46,26 @@ def test_blocks_read_as_they_were_written(items, block_hash, height, time_ns, pr
         vote.validator.address, vote.validator.power = bytes(20), 7
         evidence = found.misbehavior.add(type=1, height=5, total_voting_power=9)
         evidence.time.seconds = 1
-        assert decode_request(request.SerializeToString()) == kind(
-            tuple(items), block_hash, height, time_ns, proposer, next_hash
-        )
+        evidence.validator.address, evidence.validator.power = bytes(19) + b"\x01", 7
+        proven = abci.Misbehavior(abci.MisbehaviorType.DUPLICATE_VOTE, bytes(19) + b"\x01", 5)
+        expected = kind(tuple(items), block_hash, height, time_ns, proposer, next_hash)
+        if isinstance(expected, abci.FinalizeBlockRequest):
+            expected = replace(expected, misbehavior=(proven,))
+        assert decode_request(request.SerializeToString()) == expected
+
+
+def test_evidence_is_read_strictly():
+    def finalize(kind, address):
+        request = Request()
+        request.finalize_block.misbehavior.add(type=kind, height=5).validator.address = address
+        return decode_request(request.SerializeToString()).misbehavior
+
+    address = b"\x07" * 20
+    kinds = [finalize(kind, address)[0].kind for kind in range(4)]
+    assert kinds == [0, 1, 2, 0], "what is not known proves nothing"
+    for wrong in (b"", bytes(19), bytes(21)):
+        with pytest.raises(ProtocolFault):
+            finalize(1, wrong)
 
 
 @settings(max_examples=50)

@@ -15,7 +15,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import cast
 
-from avow.consensus.cometbft.messages import Request, Response, decode_request, encode_response
+from avow.consensus.cometbft.messages import Request, Response
+from avow.consensus.cometbft.requests import decode_request
+from avow.consensus.cometbft.responses import encode_response
 from avow.consensus.cometbft.wire import Frames, frame
 
 log = logging.getLogger(__name__)
