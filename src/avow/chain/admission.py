@@ -47,10 +47,12 @@ class Admission:
     _accounts: dict[bytes, _Left] = field(default_factory=dict)
     _faulty: dict[bytes, Code] = field(default_factory=dict)
     _early: dict[bytes, int] = field(default_factory=dict)
+    _reading: Machine | None = None
+    """A view that nothing is written to, until the next commit."""
 
     def check(self, raw: bytes, transaction: Transaction, kind: CheckTxType) -> CheckTxResponse:
         """The answer of check_tx. `data` of what is admitted is its sender's address."""
-        machine = self.machine(self.time_ms or 0)
+        machine = self._reading = self._reading or self.machine(self.time_ms or 0)
         left = self.account(transaction.sender) or _Left(*read_account(machine.state, transaction.sender))
         try:
             if kind is CheckTxType.NEW and transaction.nonce < left.nonce:
@@ -64,7 +66,7 @@ class Admission:
         except TransactionRefused as refused:
             return CheckTxResponse(int(refused.status), log=refused.detail)
         if kind is CheckTxType.NEW or raw in self._early:
-            outcome = self._try(machine, raw, transaction)
+            outcome = self._try(raw, transaction)
             if outcome is not None:
                 return CheckTxResponse(int(Code.REVERTED), data=outcome.data, log=outcome.detail)
         left.nonce += 1
@@ -72,11 +74,12 @@ class Admission:
         self._accounts[transaction.sender] = left
         return CheckTxResponse(data=transaction.sender, gas_wanted=transaction.gas_limit)
 
-    def _try(self, machine: Machine, raw: bytes, transaction: Transaction) -> Outcome | None:
+    def _try(self, raw: bytes, transaction: Transaction) -> Outcome | None:
         """Rules 2 and 4: the outcome for which a call is refused."""
         if self.time_ms is None or (transaction.to, transaction.data[:4]) not in SHOWING:
             return None
         gas_limit = transaction.gas_limit - transaction.intrinsic_gas()
+        machine = self.machine(self.time_ms)
         outcome = machine.call(transaction.sender, transaction.to, transaction.value, transaction.data, gas_limit)
         fault = fault_of(outcome)
         left = self._early.pop(raw, EARLY_BLOCKS)
@@ -100,6 +103,7 @@ class Admission:
     def committed(self, time_ms: int | None) -> None:
         """The state is another now; its block's time, where it is known."""
         self.time_ms = time_ms
+        self._reading = None
         self._accounts.clear()
 
 

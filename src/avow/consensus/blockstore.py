@@ -36,6 +36,7 @@ _POSITION = b"consensus"
 _MAX_RECORD = 256 * 1024 * 1024
 PRUNED_AT_ONCE = 16
 CACHED_BLOCKS = 64
+KEPT_EXECUTED = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,12 +67,14 @@ class BlockStore:
     def __init__(self, store: Store) -> None:
         self._store = store
         self._cache: OrderedDict[int, Decided] = OrderedDict()
+        self._executed: dict[int, Executed] = {}
         self.position = Position()
         self.reload()
 
     def reload(self) -> None:
         """Read the position back from the store."""
         self._cache.clear()
+        self._executed.clear()
         encoded = self._store.record(_POSITION)
         self.position = Position() if encoded is None else _decode_position(encoded)
 
@@ -109,6 +112,7 @@ class BlockStore:
         for block in blocks:
             self.append(block, retain_height=retain_height)
             self._store.put_records([(_EXECUTED + block.height.to_bytes(8), None)])
+            self._executed.pop(block.height, None)
 
     def put_executed(self, executed: Executed) -> None:
         """Rule 4. The caller holds the transaction in which the state is written."""
@@ -117,9 +121,14 @@ class BlockStore:
         self._store.put_records(
             [(_EXECUTED + key, encode_trusted(head)), *self._bodies(key, executed.txs, executed.results)]
         )
+        if len(self._executed) < KEPT_EXECUTED:
+            self._executed[executed.height] = executed
 
     def executed(self, height: int) -> Executed:
         """Raises NoSuchBlock."""
+        kept = self._executed.get(height)
+        if kept is not None:
+            return kept
         key = height.to_bytes(8)
         head = self._store.record(_EXECUTED + key)
         if head is None:

@@ -110,8 +110,12 @@ class Pool:
         item = self._waiting.get(digest)
         return None if item is None else item.tx
 
-    def unstored(self) -> list[tuple[bytes, Waiting]]:
-        return [(digest, item) for digest, item in self._waiting.items() if not item.stored]
+    def unstored(self, digests: Iterable[bytes] | None = None) -> list[tuple[bytes, Waiting]]:
+        """Those without a record; of `digests` alone when they are given."""
+        if digests is None:
+            return [(digest, item) for digest, item in self._waiting.items() if not item.stored]
+        found = [(digest, self._waiting.get(digest)) for digest in digests]
+        return [(digest, item) for digest, item in found if item is not None and not item.stored]
 
     def failed(self, digests: Sequence[bytes]) -> Writes:
         """Rule 5, after a block of these failed; gives the records to write."""

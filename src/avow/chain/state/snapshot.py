@@ -20,6 +20,7 @@ from typing import Self
 from avow.chain.state import history as history_nodes
 from avow.chain.state import tree
 from avow.chain.state.errors import BadSnapshot
+from avow.chain.state.page import Leaf, Slot
 from avow.chain.state.store import Committed
 from avow.errors import InputError
 from avow.receipt import fields
@@ -59,7 +60,7 @@ class Outline:
 
     height: int
     depth: int
-    slots: tuple[tree.Slot, ...]
+    slots: tuple[Slot, ...]
     bounds: tuple[int, ...]
     history: MountainRange
     history_roots: tuple[bytes, ...]
@@ -148,7 +149,7 @@ class Outline:
 
     def _check_state(self, index: int, chunk: bytes) -> None:
         first = self.bounds[index - 1] if index else 0
-        found: list[list[tree.Leaf]] = [[] for _ in range(self.bounds[index] - first)]
+        found: list[list[Leaf]] = [[] for _ in range(self.bounds[index] - first)]
         last = b""
         for key, value in read_pairs(chunk):
             path = sparse_path(key)
@@ -177,7 +178,7 @@ def _hashes(value: Value, field: str, most: int) -> tuple[bytes, ...]:
     return tuple([fields.octets(item, field, 32) for item in fields.array(value, field, max_length=most)])
 
 
-def _slot(value: Value) -> tree.Slot:
+def _slot(value: Value) -> Slot:
     if value is None:
         return None
     if isinstance(value, list):
@@ -196,7 +197,7 @@ def prefix(bucket: int, depth: int) -> str:
 
 def outline_of(committed: Committed, depth: int, buckets: Iterable[Sequence[Pair]], roots: Sequence[bytes]) -> Outline:
     """The outline of a state whose values are given by prefix, all 16^depth of them in order; each is looked at once."""
-    slots: list[tree.Slot] = []
+    slots: list[Slot] = []
     bounds: list[int] = []
     size = 0
     for at, pairs in enumerate(buckets):

@@ -12,6 +12,7 @@ Rules:
 
 from abc import ABC, abstractmethod
 from bisect import bisect_left
+from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -22,6 +23,7 @@ from typing import Self, cast
 from avow.chain.state import history as history_nodes
 from avow.chain.state import tree
 from avow.chain.state.errors import CorruptState, StaleCandidate, StoreFailed
+from avow.chain.state.page import Page, decode_page
 from avow.receipt import fields
 from avow.receipt.encoding import decode, encode
 from avow.receipt.headers import app_hash
@@ -38,6 +40,8 @@ class Table(Enum):
 
 
 _EMPTY_HISTORY = MountainRange()
+KEPT_PAGES = 16_384
+"""Some 40 MiB; the upper pages of a million accounts, which every block changes, are a quarter of that."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,6 +108,8 @@ class Store(ABC):
         self._depth = 0
         self._doomed = False
         self._committed = Committed()
+        self._pages: OrderedDict[bytes, Page] = OrderedDict()
+        """Those written last, as they are committed."""
 
     # Backend -------------------------------------------------------------------------------------------------------
 
@@ -164,8 +170,26 @@ class Store(ABC):
         """Records under a prefix, in order of keys, from `prefix ‖ start` on."""
         return self._scan(Table.RECORD, prefix + start, _beyond(prefix))
 
-    def _read_pages(self, prefixes: Sequence[bytes]) -> dict[bytes, bytes]:
-        return self._read_many(Table.PAGE, prefixes)
+    def _read_pages(self, prefixes: Sequence[bytes]) -> dict[bytes, Page]:
+        kept = self._pages
+        found = {prefix: kept[prefix] for prefix in prefixes if prefix in kept}
+        missing = [prefix for prefix in prefixes if prefix not in kept]
+        if missing:
+            read = self._read_many(Table.PAGE, missing)
+            found.update([(prefix, decode_page(encoded)) for prefix, encoded in read.items()])
+        return found
+
+    def _keep_pages(self, pages: tree.PageWrites) -> None:
+        """The last written stay longest: what is changed often is here."""
+        kept = self._pages
+        for prefix, page in pages.items():
+            if page is None:
+                kept.pop(prefix, None)
+            else:
+                kept[prefix] = page
+                kept.move_to_end(prefix)
+        while len(kept) > KEPT_PAGES:
+            kept.popitem(last=False)
 
     def _read_node(self, key: bytes) -> bytes | None:
         return self._read(Table.HISTORY, key)
@@ -189,7 +213,9 @@ class Store(ABC):
             raise StaleCandidate("heights only grow", height=height, committed=self._committed.height)
         with self.transaction():
             self._write(Table.STATE, candidate.values)
-            self._write(Table.PAGE, sorted(candidate.pages.items()))
+            pages = sorted(candidate.pages)
+            self._write(Table.PAGE, [(prefix, _encoded(candidate.pages[prefix])) for prefix in pages])
+            self._keep_pages(candidate.pages)
             self._write(Table.HISTORY, sorted(candidate.nodes.items()))
             committed = Committed(height, candidate.state_root, candidate.history)
             self._write(Table.RECORD, [(_COMMITTED, committed.encoded())])
@@ -240,6 +266,7 @@ class Store(ABC):
 
     def _load(self) -> None:
         """Read back what the last durable commit left."""
+        self._pages.clear()
         encoded = self._read(Table.RECORD, _COMMITTED)
         self._committed = Committed() if encoded is None else Committed.decoded(encoded)
 
@@ -254,6 +281,10 @@ class Store(ABC):
 
 
 _COMMITTED = b"\x00committed"
+
+
+def _encoded(page: Page | None) -> bytes | None:
+    return None if page is None else page.encoded()
 
 
 def _beyond(prefix: bytes) -> bytes | None:

@@ -9,26 +9,22 @@ Rules:
 4. `update` reads pages, level by level and each level at once, and returns the new root with the pages to write; nothing
    is written here.
 
-Page bytes: u16 mask of page slots ‖ u16 mask of leaf slots ‖ per occupied slot, in order, 32 bytes (page) or 64 (leaf).
+What a page is, and its bytes, says page.py.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from hashlib import sha256
 from itertools import groupby
 
 from avow.chain.state.errors import CorruptState
-from avow.receipt.merkle import EMPTY_SUBTREE, SparseProof
+from avow.chain.state.page import Leaf, Page, Slot, empty_page, range_hash
+from avow.receipt.merkle import SparseProof
 
-Leaf = tuple[bytes, bytes]
-"""Path and value hash, 32 bytes each."""
-Slot = None | bytes | Leaf
-ReadPages = Callable[[Sequence[bytes]], Mapping[bytes, bytes]]
+ReadPages = Callable[[Sequence[bytes]], Mapping[bytes, Page]]
 """The pages at these prefixes (lower-case hex digits in ASCII), as far as there are any."""
-PageWrites = dict[bytes, bytes | None]
+PageWrites = dict[bytes, Page | None]
 """Pages to write by prefix; None removes."""
 
 _HEX = {digit: value for value, digit in enumerate("0123456789abcdef")}
-_ZERO = EMPTY_SUBTREE
 
 
 Entries = list[tuple[str, Leaf | None]]
@@ -46,30 +42,30 @@ def update(read: ReadPages, changes: Iterable[tuple[bytes, bytes | None]]) -> tu
     levels = _descend(read, entries, writes)
     for depth in range(len(levels) - 1, 0, -1):
         above = levels[depth - 1]
-        for prefix, slots in levels[depth].items():
-            above[prefix[:-1]][_HEX[prefix[-1]]] = _close(prefix, slots, writes, existed=True)
-    slots = levels[0][""]
-    writes[b""] = encode_page(slots) if any(slot is not None for slot in slots) else None
-    return page_hash(slots), writes
+        for prefix, page in levels[depth].items():
+            above[prefix[:-1]].set(_HEX[prefix[-1]], _close(prefix, page, writes, existed=True))
+    root = levels[0][""]
+    writes[b""] = root if any(slot is not None for slot in root.slots) else None
+    return root.hash(), writes
 
 
-def _descend(read: ReadPages, entries: Entries, writes: PageWrites) -> list[dict[str, list[Slot]]]:
+def _descend(read: ReadPages, entries: Entries, writes: PageWrites) -> list[dict[str, Page]]:
     """Every stored page on the changed paths, by level, with what changes in them but for the pages below."""
-    levels: list[dict[str, list[Slot]]] = []
+    levels: list[dict[str, Page]] = []
     frontier = {"": entries}
     while frontier:
-        encoded = read([prefix.encode("ascii") for prefix in frontier])
-        level: dict[str, list[Slot]] = {}
+        stored = read([prefix.encode("ascii") for prefix in frontier])
+        level: dict[str, Page] = {}
         below: dict[str, Entries] = {}
         for prefix, page_entries in frontier.items():
-            slots = level[prefix] = _page(encoded, prefix)
+            page = level[prefix] = _page(stored, prefix).copy()
             for nibble, group in _by_nibble(page_entries, len(prefix)):
                 place = _HEX[nibble]
-                slot = slots[place]
+                slot = page.slots[place]
                 if isinstance(slot, bytes):
                     below[prefix + nibble] = group
                 else:
-                    slots[place] = _grow(prefix + nibble, slot, group, writes)
+                    page.set(place, _grow(prefix + nibble, slot, group, writes))
         levels.append(level)
         frontier = below
     return levels
@@ -84,18 +80,18 @@ def _grow(prefix: str, slot: Leaf | None, entries: Entries, writes: PageWrites) 
     leaves: Entries = [entry for entry in entries if entry[1] is not None]
     if len(leaves) < 2:
         return leaves[0][1] if leaves else None
-    slots = _empty_page()
+    page = empty_page()
     for nibble, group in _by_nibble(leaves, len(prefix)):
-        slots[_HEX[nibble]] = _grow(prefix + nibble, None, group, writes)
-    return _close(prefix, slots, writes, existed=False)
+        page.slots[_HEX[nibble]] = _grow(prefix + nibble, None, group, writes)
+    return _close(prefix, page, writes, existed=False)
 
 
-def _close(prefix: str, slots: list[Slot], writes: PageWrites, *, existed: bool) -> Slot:
+def _close(prefix: str, page: Page, writes: PageWrites, *, existed: bool) -> Slot:
     """What the page above holds of this one (rule 2)."""
-    occupied = [slot for slot in slots if slot is not None]
+    occupied = [slot for slot in page.slots if slot is not None]
     if len(occupied) > 1 or (occupied and isinstance(occupied[0], bytes)):
-        writes[prefix.encode("ascii")] = encode_page(slots)
-        return page_hash(slots)
+        writes[prefix.encode("ascii")] = page
+        return page.hash()
     if existed:
         writes[prefix.encode("ascii")] = None
     return occupied[0] if occupied else None
@@ -111,14 +107,14 @@ def _by_nibble(entries: Entries, depth: int) -> Iterable[tuple[str, Entries]]:
     return [(nibble, list(group)) for nibble, group in groupby(entries, key=lambda entry: entry[0][depth])]
 
 
-def _page(encoded: Mapping[bytes, bytes], prefix: str) -> list[Slot]:
+def _page(stored: Mapping[bytes, Page], prefix: str) -> Page:
     """The page that must be there; only the root's may not."""
-    page = encoded.get(prefix.encode("ascii"))
+    page = stored.get(prefix.encode("ascii"))
     if page is not None:
-        return decode_page(page)
+        return page
     if prefix:
         raise CorruptState("a page of the state tree is missing", prefix=prefix)
-    return _empty_page()
+    return empty_page()
 
 
 def subtree(prefix: str, leaves: Iterable[Leaf]) -> Slot:
@@ -130,7 +126,7 @@ def subtree(prefix: str, leaves: Iterable[Leaf]) -> Slot:
 
 def root_of(slots: list[Slot]) -> bytes:
     """The root over the slots at every prefix of one length, in order: 16, 256, … of them."""
-    return _range_hash(slots, 0, len(slots))
+    return range_hash(slots, 0, len(slots))
 
 
 def prove(read: ReadPages, path: bytes) -> SparseProof:
@@ -138,7 +134,7 @@ def prove(read: ReadPages, path: bytes) -> SparseProof:
     siblings: list[bytes] = []
     prefix, digits = "", path.hex()
     while True:
-        slots = _page(read([prefix.encode("ascii")]), prefix)
+        slots = _page(read([prefix.encode("ascii")]), prefix).slots
         place = _HEX[digits[len(prefix)]]
         low, high = 0, 16
         while True:
@@ -152,93 +148,9 @@ def prove(read: ReadPages, path: bytes) -> SparseProof:
                 break
             middle = (low + high) // 2
             if place < middle:
-                siblings.append(_range_hash(slots, middle, high))
+                siblings.append(range_hash(slots, middle, high))
                 high = middle
             else:
-                siblings.append(_range_hash(slots, low, middle))
+                siblings.append(range_hash(slots, low, middle))
                 low = middle
         prefix = digits[: len(prefix) + 1]
-
-
-def _empty_page() -> list[Slot]:
-    return [None] * 16
-
-
-def decode_page(encoded: bytes) -> list[Slot]:
-    """Sixteen slots. Raises CorruptState."""
-    pages, leaves = int.from_bytes(encoded[:2]), int.from_bytes(encoded[2:4])
-    if len(encoded) != 4 + 32 * pages.bit_count() + 64 * leaves.bit_count() or pages & leaves:
-        raise CorruptState("a page of the state tree has the wrong size")
-    slots = _empty_page()
-    at = 4
-    occupied = pages | leaves
-    while occupied:
-        bit = occupied & -occupied
-        occupied ^= bit
-        place = bit.bit_length() - 1
-        if pages & bit:
-            slots[place] = encoded[at : at + 32]
-            at += 32
-        else:
-            slots[place] = (encoded[at : at + 32], encoded[at + 32 : at + 64])
-            at += 64
-    return slots
-
-
-def encode_page(slots: list[Slot]) -> bytes:
-    pages = leaves = 0
-    parts: list[bytes] = [b""]
-    for place, slot in enumerate(slots):
-        if slot is None:
-            continue
-        if isinstance(slot, bytes):
-            pages |= 1 << place
-            parts.append(slot)
-        else:
-            leaves |= 1 << place
-            parts += slot
-    parts[0] = pages.to_bytes(2) + leaves.to_bytes(2)
-    return b"".join(parts)
-
-
-def page_hash(slots: list[Slot]) -> bytes:
-    """The hash of the subtree that the page is the top of; an empty one is 32 zero bytes."""
-    if None in slots:
-        return _range_hash(slots, 0, 16)
-    # A full page has nothing to collapse.
-    level = [
-        slot if isinstance(slot, bytes) else sha256(b"\x00" + slot[0] + slot[1]).digest()
-        for slot in slots
-        if slot is not None
-    ]
-    while len(level) > 1:
-        level = [sha256(b"\x01" + level[at] + level[at + 1]).digest() for at in range(0, len(level), 2)]
-    return level[0]
-
-
-def _range_hash(slots: list[Slot], low: int, high: int) -> bytes:
-    """The hash over slots low to high (a power of two of them): `receipt.merkle` rule 2, bottom-up."""
-    # A lone leaf moves up unchanged; `level` holds (hash, is a lone leaf) or None for nothing.
-    level: list[tuple[bytes, bool] | None] = [
-        None
-        if slot is None
-        else (slot, False)
-        if isinstance(slot, bytes)
-        else (sha256(b"\x00" + slot[0] + slot[1]).digest(), True)
-        for slot in slots[low:high]
-    ]
-    while len(level) > 1:
-        above: list[tuple[bytes, bool] | None] = []
-        for at in range(0, len(level), 2):
-            left, right = level[at], level[at + 1]
-            if left is None:
-                if right is None or right[1]:
-                    above.append(right)
-                else:
-                    above.append((sha256(b"\x01" + _ZERO + right[0]).digest(), False))
-            elif right is None:
-                above.append(left if left[1] else (sha256(b"\x01" + left[0] + _ZERO).digest(), False))
-            else:
-                above.append((sha256(b"\x01" + left[0] + right[0]).digest(), False))
-        level = above
-    return _ZERO if level[0] is None else level[0][0]

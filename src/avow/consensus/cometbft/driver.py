@@ -219,8 +219,7 @@ class Driver:
 
     def store_waiting(self, digests: Iterable[bytes]) -> None:
         """Make these transactions durable, as far as they wait and are not."""
-        wanted = set(digests)
-        waiting = [item for digest, item in self.pool.unstored() if digest in wanted]
+        waiting = [item for _, item in self.pool.unstored(digests)]
         self._store.put_records([(item.record_key, item.tx) for item in waiting])
         for item in waiting:
             item.stored = True
