@@ -13,7 +13,7 @@ from statistics import median
 
 from avow.cli.progress import progress as bar
 from avow.nodes.process import configure_logging
-from tests.soak_fraud.campaign import campaign
+from tests.soak_fraud.campaign import campaign, honest
 from tests.soak_fraud.models import MODELS
 
 HOME = Path(__file__).resolve().parents[2] / "build" / "soak_fraud"
@@ -55,6 +55,9 @@ def main():
     parser = argparse.ArgumentParser(prog="python -m tests.soak_fraud", description=__doc__)
     parser.add_argument("--models", help=f"of {', '.join(MODELS)}; separated by commas [all]")
     parser.add_argument("--cases", type=int, help="at most so many lies of each kind [all]")
+    parser.add_argument(
+        "--honest", type=int, metavar="N", help="no lies: N honest answers of each model, all checked, none challenged"
+    )
     parser.add_argument("--home", type=Path, default=HOME, help="store, network and results")
     parser.add_argument("--again", action="store_true", help="do again what is done")
     parser.add_argument("--json", action="store_true", help="the report as one JSON value")
@@ -64,7 +67,7 @@ def main():
     if unknown:
         parser.error(f"no model {unknown[0]!r}: one of {', '.join(MODELS)}")
     configure_logging()
-    if given.again:
+    if given.again and not given.honest:
         (given.home / "results.jsonl").unlink(missing_ok=True)
     began = time.monotonic()
 
@@ -73,7 +76,11 @@ def main():
             print(row(tally), *troubles(tally), sep="\n  ", flush=True)
 
     with bar(quiet=given.json) as progress:
-        tallies = asyncio.run(campaign(given.home, names, limit=given.cases, progress=progress, report=report))
+        if given.honest:
+            running = honest(given.home, names, given.honest, progress=progress, report=report)
+        else:
+            running = campaign(given.home, names, limit=given.cases, progress=progress, report=report)
+        tallies = asyncio.run(running)
     wrong = [trouble for tally in tallies for trouble in troubles(tally)]
     whole = {
         "models": [view(tally) for tally in tallies],

@@ -7,6 +7,8 @@ Rules:
 3. Masked lies (plan.py, rule 3) are counted apart.
 """
 
+import contextlib
+import fcntl
 import json
 import time
 from collections import defaultdict
@@ -17,9 +19,9 @@ from avow.models.store import Store
 from avow.nodes.programs import load_programs
 from tests.soak_fraud.engines import lying
 from tests.soak_fraud.models import MODELS, SMALL
-from tests.soak_fraud.network import Network
+from tests.soak_fraud.network import Failed, Network
 from tests.soak_fraud.plan import Honest, candidates, looked_at
-from tests.soak_fraud.wave import wave
+from tests.soak_fraud.wave import flood, wave
 
 QUESTIONS = 3
 PER_WAVE = 48
@@ -85,15 +87,40 @@ def plan_of(model, home, program, limit, progress):
 
 async def campaign(home, names, *, limit=None, progress, report):
     """Tallies by model. `limit`: lies of each kind; `report(tally)` as each model is through."""
-    home.mkdir(parents=True, exist_ok=True)
-    (home / "models").mkdir(exist_ok=True)
-    results = Results(home / "results.jsonl")
     tallies = []
-    async with Network(home / "network", home, window_ms=WINDOW_MS) as network:
-        for name in names:
-            tally = await one_model(network, home, (MODELS | SMALL)[name], results, limit, progress)
-            tallies.append(tally)
-            report(tally)
+    with alone(home):
+        results = Results(home / "results.jsonl")
+        async with Network(home / "network", home, window_ms=WINDOW_MS) as network:
+            for name in names:
+                tally = await one_model(network, home, (MODELS | SMALL)[name], results, limit, progress)
+                tallies.append(tally)
+                report(tally)
+    return tallies
+
+
+@contextlib.contextmanager
+def alone(home):
+    """No other campaign in this home meanwhile. Raises Failed."""
+    (home / "models").mkdir(parents=True, exist_ok=True)
+    with (home / "lock").open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise Failed(f"another campaign runs in {home}") from None
+        yield
+
+
+async def honest(home, names, count, *, progress, report):
+    """As many honest answers of each of these models, none of them challenged."""
+    tallies = []
+    with alone(home):
+        async with Network(home / "network", home, window_ms=WINDOW_MS) as network:
+            for name in names:
+                model = (MODELS | SMALL)[name]
+                program = model.install(home)
+                ran = await flood(network, model, program, count, progress)
+                tallies.append(Tally(name, honest=ran.honest, seconds=ran.seconds, problems=ran.problems))
+                report(tallies[-1])
     return tallies
 
 

@@ -3,11 +3,13 @@
 Rules:
 1. Every kind of operator that has a value which could be another: its first, middle and last operator, each at the first, middle and last
    step at which it runs (in mode `once`, samples are steps and one of them is chosen), changed at the first, middle or last value in turn.
-2. Later operators go on with the changed value. Of each kind one lie is told a second time so that they do not: the answer is right then,
-   and the trace is not.
+2. Later operators go on with the changed value. Of each kind one lie is told a second time so that they do not (of an operator with a leaf):
+   the answer is right then, and the trace is not.
 3. A lie that changes no committed value is none (`masked`): the changed value is an operator's that has no leaf, and what reads it rounds it
    away. Before that is said, larger changes and other values are tried.
-4. Where a lie has to be found is taken from the leaves themselves: the first that differs between the honest and the lying run.
+4. A lie has to be found at the leaf of its operator; of one that has none, at the first leaf that differs between the honest and the lying
+   run, which are made to know.
+5. Of each kind the lies that go from first to last operator and step at once come first, so that few of them are well spread.
 """
 
 from collections import defaultdict
@@ -95,8 +97,11 @@ def candidates(honest: Honest, questions: int) -> list[Case]:
             question = len(cases + of_kind) % questions
             for at, lie in lies(honest, number, place, question):
                 of_kind.append(Case(honest.model.name, kind, place, at, lie, question))
-        middle = of_kind[len(of_kind) // 2]
-        cases += [*of_kind, replace(middle, lie=replace(middle.lie, goes_on=False))]
+        shown = [case for case in of_kind if own_leaf(honest.program, case.lie.step, case.lie.operator) is not None]
+        told_only = [replace(case, lie=replace(case.lie, goes_on=False)) for case in shown[len(shown) // 2 :][:1]]
+        straight = [case for case in of_kind if case.place == case.at]
+        others = [case for case in of_kind if case.place != case.at]
+        cases += [*straight, *told_only, *others]
     return cases
 
 
@@ -130,13 +135,22 @@ def length_of(operator: Operator, step: int) -> int:
     return prod(step + 1 if extent < 0 else extent for extent in operator.shape)
 
 
+def own_leaf(program: Program, step: int, operator: int) -> int | None:
+    """The leaf of an operator's output at a step; None where it has none."""
+    return step * len(program.operators) + operator
+
+
 def looked_at(honest: Honest, case: Case) -> Case:
     """Rules 3 and 4: the case as it will be told, or with slot None."""
-    length = length_of(honest.program.operators[case.lie.operator], case.lie.step)
-    places = dict.fromkeys((case.lie.index, 0, length // 2, length - 1, length // 3))
+    lie = case.lie
+    own = own_leaf(honest.program, lie.step, lie.operator)
+    if own is not None:
+        return replace(case, slot=own)
+    length = length_of(honest.program.operators[lie.operator], lie.step)
+    places = dict.fromkeys((lie.index, 0, length // 2, length - 1, length // 3))
     for change in CHANGES:
         for index in places:
-            tried = replace(case, lie=replace(case.lie, index=index, change=change))
+            tried = replace(case, lie=replace(lie, index=index, change=change))
             slot = honest.found_at(tried)
             if slot is not None:
                 return replace(tried, slot=slot)

@@ -24,6 +24,7 @@ from tests.soak_fraud.engines import text_of
 from tests.soak_fraud.network import Failed, until
 
 AT_ONCE = 3
+FLOOD_AT_ONCE = 8
 HONEST_EVERY = 4
 READY_S = 120.0
 SETTLE_S = 120.0
@@ -69,7 +70,13 @@ class _Asked:
 
     def __init__(self, network, model):
         self._network, self._model = network, model
+        self.name = model.name
         self.answers = []
+
+    @staticmethod
+    def honest_of(cases):
+        """How many honest answers `all` puts between these lies."""
+        return len(range(0, len(cases), HONEST_EVERY)) + 1
 
     async def ask(self, client, case, number):
         said = "" if case is None else text_of(case.lie)
@@ -123,7 +130,7 @@ async def wave(network, model, program, cases, progress, *, live=False):
     def tick():
         nonlocal done
         done += 1
-        progress(done, 2 * len(cases), f"{model.name}: asked")
+        progress(done, 2 * (len(cases) + asked.honest_of(cases)) + 1, f"{model.name}: asked")
 
     async with network.client() as client:
         await asked.first(client)
@@ -148,6 +155,42 @@ async def wave(network, model, program, cases, progress, *, live=False):
     return Wave(list(outcomes.values()), len(asked.answers) - len(lies), time.monotonic() - began, problems)
 
 
+async def flood(network, model, program, count, progress):
+    """`count` honest answers while a watcher checks every one: none is challenged, nothing is lost and nothing spent."""
+    began = time.monotonic()
+    await network.serve(program)
+    asked = _Asked(network, model)
+    async with network.client() as client:
+        await asked.first(client)
+        since = (await network.chain.status())["height"] + 1
+        bond, _ = await network.bond()
+        await network.watch()
+        waiting = iter(range(1, count))
+
+        async def caller():
+            for number in waiting:
+                await asked.ask(client, None, number)
+                progress(len(asked.answers), 2 * count, f"{model.name}: honest, asked")
+
+        async with asyncio.TaskGroup() as group:
+            for _ in range(FLOOD_AT_ONCE):
+                group.create_task(caller())
+        await _await_watcher(network, asked, {}, began, progress)
+        status = await network.unwatch()
+    problems = [] if status == 0 else [f"the watcher ended with status {status}"]
+    wrong = [answer.receipt.id for _, answer in asked.answers if network.state_of(answer.receipt.id) != State.AGREED]
+    problems += [
+        f"the honest statement {statement[:16]} is {network.state_of(statement) or 'not seen'}"
+        for statement in wrong[:9]
+    ]
+    for event in ("Challenged", "Overturned", "Demanded"):
+        if await network.chain.logs(optimistic.ADDRESS, event, since):
+            problems.append(f"an honest statement is {event.lower()}")
+    if (await network.bond())[0] != bond or (await network.spent(network.watcher, since))[1]:
+        problems.append("the bond changed, or the watcher sent a transaction")
+    return Wave([], len(asked.answers) - len(wrong), time.monotonic() - began, problems)
+
+
 async def _await_watcher(network, asked, lies, asked_at, progress):
     """Until the watcher has a result for every answer; seconds from asking to the conviction of each lie."""
     seen = {}
@@ -159,8 +202,10 @@ async def _await_watcher(network, asked, lies, asked_at, progress):
             states = {said["state"] for said in network.changes.get(statement, ())}
             if statement not in seen and State.UPHELD in states:
                 seen[statement] = time.monotonic() - asked_at
-        progress(len(lies) + len(seen), 2 * len(lies), "convicted")
-        return all(network.state_of(answer.receipt.id) in results for _, answer in asked.answers)
+        count = len(asked.answers) - 1
+        checked = sum(network.state_of(answer.receipt.id) in results for _, answer in asked.answers)
+        progress(count + checked, 2 * count + 1, f"{asked.name}: checked")
+        return checked == len(asked.answers)
 
     with contextlib.suppress(Failed):  # what is missing is told case by case
         await until(over, END_S + CASE_S * len(asked.answers), "the watcher's end")
@@ -231,7 +276,10 @@ async def _account(network, asked, lies, since, bond, balance, problems):
         problems.append(f"the bond fell by {bond - after}, not {lost}")
     fees, count = await network.spent(network.watcher, since)
     earned = await network.chain.balance(network.watcher) - balance + fees
-    won = sum(shares[statement] // 2 for statement in lies)
+    answered = len(
+        await network.chain.logs(optimistic.ADDRESS, "Answered", since)
+    )  # a slow node may have to be asked on chain
+    won = sum(shares[statement] // 2 for statement in lies) - answered * network.rules.demand_bond
     if earned != won:
         problems.append(f"the watcher earned {earned} before the fees of its {count} transactions, not {won}")
 
