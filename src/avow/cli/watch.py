@@ -131,8 +131,6 @@ def _introduce(made: Any, config: Any) -> None:
             ("gateways", ", ".join(config.gateways)),
         ]
     )
-    if made.balance < parameters.challenge_bond + parameters.demand_bond:
-        say(click.style("the account cannot pay the bond of a challenge: send it some", fg="yellow"))
 
 
 def _status(file: Path, *, as_json: bool) -> int:

@@ -1,6 +1,6 @@
 """What keeps a watcher from checking or challenging. Codes are stable."""
 
-from avow.errors import AvowError, NotFound, VerificationError
+from avow.errors import AvowError, InputError, NotFound, VerificationError
 
 
 class ProgramMissing(NotFound):
@@ -25,3 +25,15 @@ class JournalBusy(AvowError):
     """Another watcher uses this journal."""
 
     code = "journal_busy"
+
+
+class OtherNetwork(InputError):
+    """A gateway serves another network than the chain that is watched."""
+
+    code = "other_network"
+
+
+class BondMissing(AvowError):
+    """The watcher's account cannot pay a bond: what it found is not challenged, what is withheld is not demanded."""
+
+    code = "bond_missing"

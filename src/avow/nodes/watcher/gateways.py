@@ -20,10 +20,12 @@ from avow.errors import EncodingError, TooLarge
 from avow.exact.descent import MAX_ANSWER
 from avow.nodes.entitlement import sign_question
 from avow.nodes.openings import MAX_SHOWN, Shown, decode_shown
+from avow.nodes.watcher.errors import OtherNetwork
 from avow.receipt.encoding import from_base64url
 
 TIMEOUT_S = 20.0
 MAX_PRIVATE = 4_096
+MAX_POLICY = 1024 * 1024
 _MAX_ERROR = 64 * 1024
 
 
@@ -50,6 +52,23 @@ class Gateways:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         await self._session.close()
+
+    async def check(self) -> list[str]:
+        """The gateways that do not answer now. Raises OtherNetwork for one that serves another network: there nothing can be shown."""
+        silent = []
+        for url in self._urls:
+            status, body = await self._ask("GET", f"{url}/trust", bytes(32), MAX_POLICY)
+            found = _chain_of(body) if status == 200 else None
+            if found is None:
+                silent.append(url)
+            elif found != self._chain_id:
+                raise OtherNetwork(
+                    f"the gateway {url} serves another network than the chain",
+                    hint="name the gateway and the chain of one network with --gateway and --chain",
+                    expected=self._chain_id,
+                    found=found[:64],
+                )
+        return silent
 
     async def opening(self, statement: bytes) -> Shown | ShutOut | None:
         """What is shown of a statement, unchecked; None where nobody shows anything."""
@@ -91,6 +110,15 @@ class Gateways:
                 return response.status, bytes(body)
         except (TimeoutError, aiohttp.ClientError, OSError):
             return 0, b""
+
+
+def _chain_of(body: bytes) -> str | None:
+    """The network that a trust policy names."""
+    try:
+        found = msgspec.json.decode(body, type=dict[str, object]).get("chain_id")
+    except (msgspec.DecodeError, msgspec.ValidationError, RecursionError):
+        return None
+    return found if isinstance(found, str) else None
 
 
 def _shut_out(body: bytes) -> ShutOut | None:

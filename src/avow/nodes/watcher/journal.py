@@ -114,7 +114,12 @@ class Journal:
         found = self._fact("chain_id")
         if found not in (None, chain_id):
             self.close()
-            raise OtherJournal("the journal is another network's", expected=chain_id, found=found)
+            raise OtherJournal(
+                "the journal is another network's",
+                hint="keep it, and name another file with --journal, or the chain that it belongs to with --chain",
+                expected=chain_id,
+                found=found,
+            )
         with self._database:
             self._set_fact("chain_id", chain_id)
 

@@ -16,6 +16,7 @@ from avow.chain.modules.demands import build_demand
 from avow.chain.modules.life import State as ChainState
 from avow.exact.descent import Demand
 from avow.nodes.chain_client import OptimisticRules
+from avow.nodes.watcher.errors import BondMissing
 from avow.nodes.watcher.journal import Case, Journal
 from avow.nodes.watcher.settlements import Settlements
 from avow.nodes.watcher.states import Event, State
@@ -79,6 +80,10 @@ class Moves:
         }
         try:
             return await moves[case.state](case, now)
+        except BondMissing as missing:
+            if now.rules.clock <= await self._deadline(case):
+                raise
+            return self._cases.change(case, Event.WINDOW_OVER, missing.detail)
         except Refused as refused:
             event = _ENDS.get((case.state, refused.reason))
             if event is None:
@@ -90,6 +95,7 @@ class Moves:
         assert case.demand is not None
         posed = await self._chain.posed(case.key, case.statement, case.demand, case.height)
         if posed is None:
+            await self._chain.check_funds(now.rules.parameters.demand_bond)
             data = build_demand(case.key, case.first, case.located, case.demand, case.private)
             await self._chain.demand(data, now.rules.parameters.demand_bond)
             posed = await self._chain.posed(case.key, case.statement, case.demand, case.height)
@@ -103,8 +109,7 @@ class Moves:
         given = await self._chain.answer(case.key, case.demand_id, case.height)
         if given is not None:
             self._cases.record_answer(case.statement, case.demand, given)
-            record = await self._chain.batch(case.key, case.first)
-            deadline = case.deadline if record is None else max(case.deadline, record.deadline_clock)
+            deadline = await self._deadline(case)
             return self._cases.change(replace(case, demand_id=None, deadline=deadline), Event.ANSWER_GIVEN)
         last = await self._chain.last_answer(case.demand_id)
         if last is None:
@@ -113,6 +118,11 @@ class Moves:
             await self._chain.expire(case.demand_id)
         return False
 
+    async def _deadline(self, case: Case) -> int:
+        """Of the batch, as it is now: an answer to a demand moves it on."""
+        record = await self._chain.batch(case.key, case.first)
+        return case.deadline if record is None else max(case.deadline, record.deadline_clock)
+
     async def _commit(self, case: Case, now: Now) -> bool:
         assert case.evidence is not None
         assert case.salt is not None
@@ -120,6 +130,7 @@ class Moves:
             if (await self._chain.overturned(case.statement)).winner:
                 return self._cases.change(case, Event.OVERTURNED_BY_OTHERS)
             bond = now.rules.parameters.challenge_bond
+            await self._chain.check_funds(bond)
             await self._chain.commit(case.key, case.first, case.evidence, case.salt, bond)
         return await self._reveal(self._cases.store(case, Event.COMMITMENT_TAKEN, case.detail), now)
 

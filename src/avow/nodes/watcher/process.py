@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from avow.home import private_folder
-from avow.nodes.chain_client import ChainClient
+from avow.nodes.chain_client import ChainClient, ChainRejected, ChainUnavailable, Network
 from avow.nodes.gateway.account import account_key
 from avow.nodes.watcher.gateways import Gateways
 from avow.nodes.watcher.journal import Case, Journal
@@ -69,12 +69,14 @@ def watcher_key(home: Path) -> bytes:
 
 @contextlib.asynccontextmanager
 async def watching(config: WatchConfig, on_change: OnChange) -> AsyncIterator[Watching]:
-    """Raises ChainUnavailable, JournalBusy, OtherJournal."""
+    """Raises ChainUnavailable, OtherNetwork, JournalBusy, OtherJournal."""
     key = config.key or watcher_key(config.home)
     async with contextlib.AsyncExitStack() as stack:
         client = await stack.enter_async_context(ChainClient(config.chain, key))
-        network = await client.network()
+        network = await _network(client, config.chain)
         gateways = await stack.enter_async_context(Gateways(config.gateways, key, network.chain_id))
+        for url in await gateways.check():
+            log.warning("the gateway %s does not answer: what it does not show is demanded on chain in time", url)
         programs = Programs(config.home, threads=config.threads)
         stack.callback(programs.close)
         journal = stack.enter_context(Journal(config.journal or journal_file(config.home), network.chain_id))
@@ -83,8 +85,22 @@ async def watching(config: WatchConfig, on_change: OnChange) -> AsyncIterator[Wa
         watcher = Watcher(settlements, gateways, programs, journal, rate_ppm=config.rate_ppm, on_change=on_change)
         balance = await settlements.balance()
         if balance < parameters.challenge_bond + parameters.demand_bond:
-            log.warning("the account 0x%s cannot pay the bond of a challenge", client.address.hex())
+            log.warning(
+                "the account 0x%s holds %d wei and cannot pay a bond: what it finds is not challenged until it holds more than %d",
+                *(client.address.hex(), balance, parameters.challenge_bond + parameters.demand_bond),
+            )
         yield Watching(watcher, journal, network.chain_id, client.address, balance, parameters)
+
+
+async def _network(client: ChainClient, chain: str) -> Network:
+    """Raises ChainUnavailable, which says what to do."""
+    hint = "start it (`avow up`), or name its JSON-RPC address with --chain"
+    try:
+        return await client.network()
+    except ChainRejected as error:
+        raise ChainUnavailable(f"what answers there is no chain: {error.detail}", hint=hint, chain=chain) from error
+    except ChainUnavailable as error:
+        raise ChainUnavailable(error.detail, hint=hint, **{"chain": chain, **error.fields}) from error
 
 
 async def until_over(watcher: Watcher, stop: asyncio.Event, *, once: bool) -> None:

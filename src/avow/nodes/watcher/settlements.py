@@ -20,9 +20,13 @@ from avow.chain.modules.located import Located
 from avow.errors import EncodingError, InputError, VerificationError
 from avow.nodes.chain_client import ChainClient, ChainUnavailable, OptimisticRules, function_of
 from avow.nodes.headers import HeaderTrust
+from avow.nodes.watcher.errors import BondMissing
 from avow.receipt import merkle
 from avow.receipt.finality import BatchRecord
 from avow.receipt.statement import Columns, Method
+
+GAS_OF_MOVES = 4_000_000
+"""A commitment, the reveal of the largest proof, and the claim of the reward."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +68,16 @@ class Settlements:
 
     async def balance(self) -> int:
         return await self._client.balance(self.address)
+
+    async def check_funds(self, bond: int) -> None:
+        """That the account can pay a bond and what the moves that follow cost. Raises BondMissing."""
+        price = int(await self._client.rpc("eth_gasPrice"), 16)
+        needed, balance = bond + GAS_OF_MOVES * price, await self.balance()
+        if balance < needed:
+            raise BondMissing(
+                f"the account 0x{self.address.hex()} holds {balance} wei, and a bond and its transactions take {needed}",
+                hint=f"send it {needed - balance} wei or more before the window is over",
+            )
 
     # --- Reading ----------------------------------------------------------------------------------------------------
 
