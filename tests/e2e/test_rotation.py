@@ -40,7 +40,7 @@ async def test_all_validators_leave_and_the_chain_is_followed(tmp_path):
         assert {item.public_key for item in block.validators} == {grow.validator_key(place) for place in places}
         with pytest.raises(VerificationError):
             policy.check_anchor(block, time.time_ns() // 10**6)
-        trust = HeaderTrust(genesis.chain_id, policy.validators)
+        trust = HeaderTrust(genesis.chain_id, policy)
         await trust.follow(await new.signed_block(1), new.signed_block, now_ns=time.time_ns())
         await trust.follow(block, new.signed_block, now_ns=time.time_ns())
         assert trust.height == left + 3

@@ -92,7 +92,7 @@ async def node_of(home, url, engine=None, *, outbox=None, **config):
     import asyncio
 
     settings = NodeConfig(home.folder, home.node_address, url, (), enclave=home.enclave_address, **config)
-    chain = await OperatorChain.open(url, account_key(home.folder / "node" / "key"))
+    chain = await OperatorChain.open(url, account_key(home.folder / "node" / "key"), home.folder)
     outbox = outbox or Outbox(home.folder / "node" / "outbox.db")
     inference = InferenceNode(settings, chain, outbox)
     service = Service(inference.node.start, inference.node.questions)

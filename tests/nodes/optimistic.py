@@ -179,7 +179,7 @@ def make_home(home: Path, rules: OptimisticParameters, watcher: bytes, governanc
 async def node_of(home: Path, url: str, program_id: bytes, engine=None, **config):
     """An inference node with the optimistic method alone; `engine` wraps the loaded one."""
     settings = NodeConfig(home, f"unix:{home}/run/node.sock", url, (), **{"bond": 100 * ETHER, **config})
-    chain = await OperatorChain.open(url, account_key(home / "node" / "key"))
+    chain = await OperatorChain.open(url, account_key(home / "node" / "key"), home)
     outbox = Outbox(home / "node" / "outbox.db")
     inference = InferenceNode(settings, chain, outbox)
     service = Service(inference.node.start, inference.node.questions)

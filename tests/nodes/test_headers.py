@@ -7,7 +7,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from avow.consensus.block import EMPTY_COMMIT, Parameters, block_id, next_header
 from avow.errors import VerificationError
-from avow.nodes.headers import TRUSTING_PERIOD_NS, HeaderTrust, UnprovenHeader
+from avow.nodes.headers import TRUSTING_PERIOD_NS, HeaderTrust
 from avow.receipt import light
 from avow.receipt.headers import (
     BlockIDFlag,
@@ -18,6 +18,7 @@ from avow.receipt.headers import (
     sorted_validators,
     validators_hash,
 )
+from avow.receipt.trust import TrustPolicy
 
 CHAIN = "avow-0123456789abcdef"
 START = 1_800_000_000 * 10**9
@@ -79,6 +80,12 @@ def sign(header, validators, signers) -> SignedBlock:
 NOW = START + 100 * 10**9
 
 
+def policy(block: SignedBlock, **changes) -> TrustPolicy:
+    """What pins a block's validators."""
+    made = TrustPolicy(CHAIN, block.header.height, block.header.time_ns // 10**6, tuple(block.validators))
+    return replace(made, **changes)
+
+
 async def test_blocks_of_one_set_follow_in_any_order():
     chain = Chain([(1, 2, 3, 4)] * 10)
     trust = HeaderTrust(CHAIN)
@@ -91,7 +98,7 @@ async def test_blocks_of_one_set_follow_in_any_order():
 async def test_a_set_that_is_replaced_is_followed_through_what_lies_between():
     sets = [(1, 2, 3, 4)] * 3 + [(2, 3, 4, 5)] * 3 + [(3, 4, 5, 6)] * 3 + [(5, 6, 7, 8)] * 3 + [(9, 10, 11, 12)] * 3
     chain = Chain(sets)
-    trust = HeaderTrust(CHAIN, chain.blocks[1].validators)
+    trust = HeaderTrust(CHAIN, policy(chain.blocks[1]))
     await trust.follow(chain.blocks[1], chain.fetch, now_ns=NOW)
     await trust.follow(chain.blocks[15], chain.fetch, now_ns=NOW)
     assert trust.height == 15
@@ -117,8 +124,8 @@ async def test_what_does_not_follow_is_refused():
             now_ns=NOW,
         )
     assert trust.height < 6
-    with pytest.raises(UnprovenHeader):
-        await HeaderTrust(CHAIN, liar.blocks[1].validators).follow(chain.blocks[3], chain.fetch, now_ns=NOW)
+    with pytest.raises(VerificationError):
+        await HeaderTrust(CHAIN, policy(liar.blocks[1])).follow(chain.blocks[3], chain.fetch, now_ns=NOW)
 
 
 async def test_trust_expires_and_begins_anew(caplog):

@@ -11,7 +11,7 @@ from avow.nodes.headers import TRUSTING_PERIOD_NS, HeaderTrust
 from avow.receipt import light
 from avow.receipt.headers import SignedBlock, Validator, sorted_validators, validators_hash
 from avow.receipt.trust import TrustPolicy
-from tests.nodes.test_headers import CHAIN, NOW, START, Chain, keys, sign
+from tests.nodes.test_headers import CHAIN, NOW, START, Chain, keys, policy, sign
 
 DAY_NS = 24 * 3600 * 10**9
 FORGED = b"\xee" * 32
@@ -66,7 +66,7 @@ def test_liars_with_two_thirds_or_less_decide_no_block_of_the_set(powers, liars)
 async def test_a_node_that_lies_about_what_lies_between_is_refused_and_leaves_no_trace():
     """Two of six lie (a third). Their blocks between are refused; honest ones are followed after."""
     chain = Chain([(1, 2, 3, 4, 5, 6)] * 4 + [(7, 8, 9, 10)] * 8)
-    trust = HeaderTrust(CHAIN, chain.blocks[1].validators)
+    trust = HeaderTrust(CHAIN, policy(chain.blocks[1]))
     await trust.follow(chain.blocks[1], chain.fetch, now_ns=NOW)
 
     async def lie(height: int) -> SignedBlock:
@@ -97,7 +97,7 @@ async def test_all_validators_replaced_again_and_again_within_the_period(between
     """Each set shares nobody with the one before: every change is followed where it happens, block by block."""
     sets = [tuple(range(4 * at + 1, 4 * at + 5)) for at in range(6) for _ in range(between)]
     chain = Chain(sets)
-    trust = HeaderTrust(CHAIN, chain.blocks[1].validators)
+    trust = HeaderTrust(CHAIN, policy(chain.blocks[1]))
     await trust.follow(chain.blocks[1], chain.fetch, now_ns=NOW)
     last = chain.blocks[len(sets)]
     with pytest.raises(light.NotSigned):
@@ -119,7 +119,7 @@ async def test_a_taken_over_set_is_not_followed_though_every_block_of_it_is_sign
     chain = Chain([(1, 2, 3)] * 6)
     taken = Chain([(1, 2, 3)] + [(7, 8, 9)] * 5)
     first = chain.blocks[1]
-    trust = HeaderTrust(CHAIN, first.validators)
+    trust = HeaderTrust(CHAIN, policy(first))
     await trust.follow(first, chain.fetch, now_ns=NOW)
     with pytest.raises(VerificationError):
         await trust.follow(taken.blocks[6], taken.fetch, now_ns=NOW)

@@ -8,7 +8,9 @@ Rules:
 Pure: time is a parameter, in seconds of any clock that only grows.
 """
 
+import ipaddress
 from dataclasses import dataclass, field
+from urllib.parse import urlsplit
 
 from avow.errors import InputError
 
@@ -35,6 +37,17 @@ class Endpoints:
         if not urls:
             raise InputError("there is no address of a chain")
         return cls(urls)
+
+    @staticmethod
+    def is_loopback(url: str) -> bool:
+        """Whether an address can only be this machine. Names other than localhost are not looked up."""
+        host = (urlsplit(url).hostname or "").rstrip(".")
+        if host == "localhost":
+            return True
+        try:
+            return ipaddress.ip_address(host).is_loopback
+        except ValueError:
+            return False
 
     @property
     def url(self) -> str:

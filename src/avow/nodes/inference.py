@@ -30,6 +30,7 @@ from avow.nodes.operator_chain import OperatorChain
 from avow.nodes.outbox import Outbox
 from avow.nodes.outbox_rows import Entry, StoredKey
 from avow.nodes.payers import Payers
+from avow.nodes.pin import TRUST_HELP, find_pin
 from avow.nodes.process import Ready, announce, run, until_stopped
 from avow.nodes.run import Loaded, Traced
 from avow.nodes.runner import Runner
@@ -56,6 +57,7 @@ _Result = TypeVar("_Result")
 class NodeConfig:
     """`price` in wei per unit, for every program and method. `enclave` None: no tee. `programs` by name or id, for vanilla.
 
+    `trust`: as --trust gives it (pin.py).
     `bond`: wei set aside for optimistic answers of the exact programs among them; 0: none are given.
     """
 
@@ -73,6 +75,7 @@ class NodeConfig:
     receipt_retention_ms: int = 24 * HOUR_MS
     max_trust_gap_ms: int = DEFAULT_TRUST_GAP_MS
     flush_age_s: float = 0.2
+    trust: str | None = None
 
 
 async def persistently(action: Callable[[], Awaitable[_Result]]) -> _Result:
@@ -269,7 +272,9 @@ async def serve_node(
     folder = private_folder(config.home / "node")
     if programs is None:
         programs = await asyncio.to_thread(_load, config)
-    chain = await persistently(lambda: OperatorChain.open(config.chain, account_key(folder / "key")))
+    key = account_key(folder / "key")
+    find_pin(config.home, config.chain, config.trust)  # what cannot begin to trust does not begin at all
+    chain = await persistently(lambda: OperatorChain.open(config.chain, key, config.home, trust=config.trust))
     outbox = Outbox(folder / "outbox.db")
     inference = InferenceNode(config, chain, outbox)
     service = Service(inference.node.start, inference.node.questions)
@@ -313,6 +318,7 @@ def main(programs: Mapping[bytes, Loaded] | None = None) -> None:
     parser.add_argument(
         "--chain", required=True, help="the chain's JSON-RPC URL; several, separated by commas, are followed"
     )
+    parser.add_argument("--trust", metavar="PIN", help=TRUST_HELP)
     parser.add_argument("--enclave", help="unix:PATH, tcp:HOST:PORT or vsock:CID:PORT; without it there is no tee")
     parser.add_argument("--program", action="append", default=[], help="name or id, for vanilla; may be repeated")
     parser.add_argument("--no-vanilla", action="store_true", help="answer by the enclave alone")
@@ -332,6 +338,7 @@ def main(programs: Mapping[bytes, Loaded] | None = None) -> None:
         home=given.home,
         address=given.listen,
         chain=given.chain,
+        trust=given.trust,
         programs=tuple(given.program),
         enclave=given.enclave,
         vanilla=not given.no_vanilla,

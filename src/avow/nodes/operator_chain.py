@@ -4,13 +4,13 @@ import asyncio
 import contextlib
 import time
 from collections.abc import AsyncIterator
-from typing import Self
+from pathlib import Path
+from typing import Any, Self
 
 from avow.chain.errors import WHOLE_BATCH, Refused
 from avow.chain.modules import bank, nodes, optimistic, registry, settlement
 from avow.chain.modules.batch import Batch
 from avow.chain.transaction import decode_transaction
-from avow.errors import VerificationError
 from avow.nodes.chain_client import (
     ChainClient,
     ChainRejected,
@@ -18,7 +18,9 @@ from avow.nodes.chain_client import (
     OptimisticRules,
     settlement_gas,
 )
-from avow.nodes.headers import HeaderTrust
+from avow.nodes.headers import HeaderTrust, header_trust
+from avow.nodes.pin import is_own
+from avow.nodes.proven import ProvenState
 from avow.nodes.settler import Refusal
 from avow.nodes.upkeep import Demanded
 from avow.receipt.encoding import decode
@@ -33,24 +35,28 @@ _PROOF_S = 20.0
 class OperatorChain:
     """Made by `open`; `close` it. Chain errors come as they are; see chain_client.py, rule 3."""
 
-    def __init__(self, client: ChainClient, chain_id: str, eip155: int) -> None:
+    def __init__(self, client: ChainClient, eip155: int, headers: HeaderTrust, chain_id: str, *, own: bool) -> None:
+        """`own`: the chain's node is this operator's, on this machine; another's is believed nothing that is not proven."""
         self._client = client
         self._eip155 = eip155
-        self._headers = HeaderTrust(chain_id)
+        self._proven = ProvenState(client, headers, chain_id)
+        self._own = own
         self._refused = b""
         self.chain_id = chain_id
         self.operator = client.address
 
     @classmethod
-    async def open(cls, url: str, private_key: bytes) -> Self:
-        """Raises ChainUnavailable."""
+    async def open(cls, url: str, private_key: bytes, home: Path, *, trust: str | None = None) -> Self:
+        """`trust`: as --trust gives it (pin.py). Raises ChainUnavailable, TrustNotPinned, InputError."""
         client = ChainClient(url, private_key)
         try:
             network = await client.network()
-        except ChainUnavailable:
+            now_ms = time.time_ns() // 1_000_000
+            headers = header_trust(home, url, network.chain_id, given=trust, now_ms=now_ms, name="node/headers")
+        except BaseException:
             await client.close()
             raise
-        return cls(client, network.chain_id, network.eip155)
+        return cls(client, network.eip155, headers, network.chain_id, own=trust is None and is_own(url))
 
     async def close(self) -> None:
         await self._client.close()
@@ -119,17 +125,22 @@ class OperatorChain:
 
     async def _follow(self, block: SignedBlock) -> None:
         """What a receipt will carry must follow from trusted headers. Raises ChainUnavailable; the next node is asked then."""
-        try:
-            await self._headers.follow(block, self._client.signed_block, now_ns=time.time_ns())
-        except VerificationError as error:
-            self._client.leave_node()
-            raise ChainUnavailable("the chain's node showed a block that does not follow", reason=error.code) from error
+        await self._proven.follow(block)
+
+    async def _view(self, module: bytes, function: str, *arguments: Any) -> list[Any]:
+        """What this operator gives something for: by proof, unless the chain's node is its own."""
+        if self._own:
+            return await self._client.view(module, function, *arguments)
+        return await self._proven.view(module, function, *arguments, caller=self.operator)
+
+    async def _balance(self, address: bytes) -> int:
+        return await (self._client if self._own else self._proven).balance(address)
 
     async def next_number(self, key: bytes) -> int:
         return await self._client.next_number(key)
 
     async def key_state(self, key: bytes) -> KeyState:
-        record = await self._client.key_record(key)
+        record = await self.key_record(key)
         return KeyState.RETIRED if record is None else record.state
 
     async def revoke(self, key: bytes) -> None:
@@ -142,7 +153,8 @@ class OperatorChain:
         return block_hash
 
     async def key_record(self, key: bytes) -> KeyRecord | None:
-        return await self._client.key_record(key)
+        [record] = await self._view(nodes.ADDRESS, "keyRecord", key)
+        return KeyRecord.from_bytes(record) if record else None
 
     async def standing(self, key: bytes) -> Standing | None:
         found = await self._client.standing(key)
@@ -209,7 +221,7 @@ class OperatorChain:
     # Programs and payers.
 
     async def offered(self, program: bytes) -> bool:
-        offers, _ = await self._client.view(registry.ADDRESS, "program", program)
+        offers, _ = await self._view(registry.ADDRESS, "program", program)
         return bool(offers)
 
     async def publish(self, name: str, program: bytes) -> None:
@@ -231,19 +243,20 @@ class OperatorChain:
         await self._client.transact(registry.ADDRESS, "declare", manifest, header)
 
     async def price(self, program: bytes, method: int) -> tuple[int, int]:
-        return await self._client.price(self.operator, program, method)
+        version, per_unit = await self._view(nodes.ADDRESS, "price", self.operator, program, method)
+        return version, per_unit
 
     async def set_price(self, program: bytes, method: int, per_unit: int) -> None:
         await self._client.transact(nodes.ADDRESS, "setPrice", program, method, per_unit)
 
     async def authorisation(self, payer: bytes, nonce: int) -> tuple[bool, int]:
         (used,), balance = await asyncio.gather(
-            self._client.view(bank.ADDRESS, "authorisationUsed", payer, nonce), self._client.balance(payer)
+            self._view(bank.ADDRESS, "authorisationUsed", payer, nonce), self._balance(payer)
         )
         return bool(used), balance
 
     async def spendable(self, payer: bytes) -> tuple[int, int]:
         (remaining, expiry_ms), balance = await asyncio.gather(
-            self._client.allowance(payer, self.operator), self._client.balance(payer)
+            self._view(bank.ADDRESS, "allowance", payer, self.operator), self._balance(payer)
         )
         return min(remaining, balance), expiry_ms

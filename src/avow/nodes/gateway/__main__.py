@@ -5,6 +5,7 @@ from pathlib import Path
 
 from avow.nodes.gateway.config import GatewayConfig, Limits
 from avow.nodes.gateway.server import run_gateway
+from avow.nodes.pin import TRUST_HELP
 from avow.receipt.statement import Method
 
 
@@ -13,6 +14,7 @@ def main() -> None:
     parser.add_argument("--home", type=Path, required=True)
     parser.add_argument("--node", action="append", required=True, help="unix:PATH or tcp:HOST:PORT; may be repeated")
     parser.add_argument("--chain", help="the chain's JSON-RPC URL; several, separated by commas, are followed")
+    parser.add_argument("--trust", metavar="PIN", help=TRUST_HELP)
     parser.add_argument("--host", default="127.0.0.1")
     parser.add_argument("--port", type=int, default=8600)
     parser.add_argument("--method", choices=[method.label for method in Method], default=Method.VANILLA.label)
@@ -24,6 +26,7 @@ def main() -> None:
             home=given.home,
             nodes=tuple(given.node),
             chain=given.chain,
+            trust=given.trust,
             host=given.host,
             port=given.port,
             default_method=next(method for method in Method if method.label == given.method),

@@ -17,10 +17,13 @@ from typing import Protocol, Self
 
 from coincurve import PrivateKey
 
+from avow.chain.modules import bank
 from avow.errors import AvowError, EncodingError
 from avow.home import write_private
 from avow.nodes.chain_client import ChainClient
 from avow.nodes.gateway.directory import Directory
+from avow.nodes.pin import is_own
+from avow.nodes.proven import ProvenState, open_proven
 from avow.receipt.requester import address_of
 
 log = logging.getLogger("avow.gateway")
@@ -62,6 +65,24 @@ def account_address(file: Path) -> bytes:
     return address_of(PrivateKey(account_key(file)).public_key.format(compressed=False))
 
 
+class ProvenBank:
+    """What is left is read by proof: a node that lies about it cannot make the gateway allow again and again."""
+
+    def __init__(self, client: ChainClient, home: Path, chain: str, trust: str | None) -> None:
+        self._client = client
+        self._where = (home, chain, trust)
+        self._state: ProvenState | None = None
+
+    async def allowance(self, payer: bytes, node: bytes) -> tuple[int, int]:
+        if self._state is None:
+            self._state = await open_proven(self._client, *self._where, name="gateway/allowances")
+        remaining, expiry_ms = await self._state.view(bank.ADDRESS, "allowance", payer, node)
+        return remaining, expiry_ms
+
+    async def allow(self, node: bytes, cap: int, expiry_ms: int) -> object:
+        return await self._client.allow(node, cap, expiry_ms)
+
+
 class PayerAccount:
     """The account, and the bank that holds its allowances (None where there is no chain)."""
 
@@ -71,18 +92,25 @@ class PayerAccount:
 
     @classmethod
     @contextlib.asynccontextmanager
-    async def open(cls, file: Path, chain: str | None) -> AsyncIterator[Self]:
-        """From its key file and the chain's JSON-RPC address."""
+    async def open(
+        cls, file: Path, chain: str | None, *, home: Path | None = None, trust: str | None = None
+    ) -> AsyncIterator[Self]:
+        """From its key file and the chain's JSON-RPC address.
+
+        With a `home`, another machine's node (with `trust`, any) is believed what it proves (proven.py).
+        """
         if chain is None:
             yield cls(account_address(file), None)
             return
-        async with ChainClient(chain, account_key(file)) as bank:
-            yield cls(bank.address, bank)
+        async with ChainClient(chain, account_key(file)) as client:
+            checked = home is not None and (trust is not None or not is_own(chain))
+            held = ProvenBank(client, home, chain, trust) if home is not None and checked else client
+            yield cls(client.address, held)
 
     async def keep_allowances(self, directory: Directory) -> None:
         """Rule 2, until cancelled."""
-        bank = self._bank
-        if bank is None:
+        held = self._bank
+        if held is None:
             await asyncio.Event().wait()
             return
         checked: dict[bytes, float] = {}
@@ -92,15 +120,15 @@ class PayerAccount:
                 if not operator or time.monotonic() - checked.get(operator, -POLL_S) < POLL_S:
                     continue
                 try:
-                    await self._renew(bank, operator)
+                    await self._renew(held, operator)
                 except AvowError as error:
                     log.warning("no allowance for node 0x%s yet: %s", operator.hex(), error.detail)
                 else:
                     checked[operator] = time.monotonic()
             await asyncio.sleep(RETRY_S)
 
-    async def _renew(self, bank: Bank, operator: bytes) -> None:
+    async def _renew(self, held: Bank, operator: bytes) -> None:
         now_ms = time.time_ns() // 1_000_000
-        remaining, expiry_ms = await bank.allowance(self.address, operator)
+        remaining, expiry_ms = await held.allowance(self.address, operator)
         if remaining < ALLOWANCE_WEI // 4 or expiry_ms < now_ms + ALLOWANCE_MS // 4:
-            await bank.allow(operator, ALLOWANCE_WEI, now_ms + ALLOWANCE_MS)
+            await held.allow(operator, ALLOWANCE_WEI, now_ms + ALLOWANCE_MS)

@@ -23,7 +23,7 @@ class Limits:
 
 @dataclass(frozen=True, slots=True)
 class GatewayConfig:
-    """`nodes` are addresses as NodeClient takes them; `chain` is the chain's JSON-RPC address.
+    """`nodes` are addresses as NodeClient takes them; `chain` is the chain's JSON-RPC address, `trust` as --trust gives it (pin.py).
 
     `port` 0 picks a free one. `allowed_hosts` are the names that a Host header may hold; where empty, a gateway on a loopback
     address answers for loopback names alone (a web page cannot reach it under a name of its own), any other for all names.
@@ -32,6 +32,7 @@ class GatewayConfig:
     home: Path
     nodes: tuple[str, ...]
     chain: str | None = None
+    trust: str | None = None
     host: str = "127.0.0.1"
     port: int = 8600
     default_method: Method = Method.VANILLA

@@ -5,7 +5,8 @@ import contextlib
 import json
 import os
 import socket
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import AsyncExitStack
 from dataclasses import dataclass
 
 import uvicorn
@@ -24,7 +25,9 @@ from avow.nodes.gateway.protocol import LimitedProtocol
 from avow.nodes.gateway.settled import TrustGap, watch_settlements
 from avow.nodes.gateway.trust import NetworkTrust
 from avow.nodes.node_client import NodeClient
+from avow.nodes.pin import find_pin
 from avow.nodes.process import Ready, announce, run, until_stopped
+from avow.nodes.proven import ProvenState, open_proven
 
 CHAIN_TIMEOUT_S = 5.0
 STOP_GRACE_S = 5
@@ -90,10 +93,8 @@ async def running_gateway(
     gap = TrustGap(metrics)
     directory = Directory(config.nodes, connect, limits.in_flight_per_node, config.default_method)
     async with contextlib.AsyncExitStack() as stack:
-        chain = None
-        if config.chain is not None:
-            chain = await stack.enter_async_context(ChainClient(config.chain, timeout_s=CHAIN_TIMEOUT_S))
-        control = Control(directory, metrics, NetworkTrust(chain, config.home / "trust.json"))
+        state = await _proven(config, stack)
+        control = Control(directory, metrics, NetworkTrust(state, config.home / "trust.json"))
         inference = Inference(directory, metrics, gap, payer.address, limits)
         application = GatewayApplication(inference, control, _hosts(config))
         listener = stack.enter_context(listen(config.host, config.port))
@@ -114,6 +115,16 @@ async def running_gateway(
             for task in tasks[1:]:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def _proven(config: GatewayConfig, stack: AsyncExitStack) -> Callable[[], Awaitable[ProvenState]] | None:
+    """How the chain's state is reached. Raises TrustNotPinned, InputError."""
+    chain = config.chain
+    if chain is None:
+        return None
+    find_pin(config.home, chain, config.trust)  # what cannot begin to trust does not begin at all
+    client = await stack.enter_async_context(ChainClient(chain, timeout_s=CHAIN_TIMEOUT_S))
+    return lambda: open_proven(client, config.home, chain, config.trust, name="gateway/headers")
 
 
 async def _until_listening(server: _Server, serving: asyncio.Task[None]) -> None:
@@ -150,7 +161,9 @@ async def serve_gateway(config: GatewayConfig, ready: Ready) -> None:
     """
     private_folder(config.home / "gateway")
     async with (
-        PayerAccount.open(config.home / "gateway" / "key", config.chain) as payer,
+        PayerAccount.open(
+            config.home / "gateway" / "key", config.chain, home=config.home, trust=config.trust
+        ) as payer,
         running_gateway(config, NodeClient, payer) as gateway,
     ):
         state = {"url": gateway.url, "pid": os.getpid(), "payer": "0x" + payer.address.hex()}

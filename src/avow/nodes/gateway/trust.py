@@ -1,17 +1,19 @@
 """The network's trust policy as this gateway hands it out, and its own verification of receipts under it.
 
-The policy comes from the chain, is kept for a few seconds, and falls back to HOME/trust.json while the chain is away. It is an
+The policy is built from the chain's newest header, which must follow from trusted ones (headers.py), is kept for a few seconds, and falls
+back to HOME/trust.json while the chain is away, or lies. It is an
 offer: a reader who pins it trusts this gateway for that one moment, and never again.
 """
 
 import asyncio
 import logging
 import time
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 from avow.errors import AvowError, Unavailable
 from avow.methods.checks import verify
-from avow.nodes.chain_client import ChainClient
+from avow.nodes.proven import ProvenState
 from avow.receipt.receipt import Receipt
 from avow.receipt.trust import TrustPolicy
 from avow.receipt.verify import Question
@@ -22,10 +24,11 @@ KEEP_S = 5.0
 
 
 class NetworkTrust:
-    """Asks `chain` (None where there is none), else reads `file`."""
+    """Asks what `chain` opens (None where there is none), else reads `file`."""
 
-    def __init__(self, chain: ChainClient | None, file: Path) -> None:
+    def __init__(self, chain: Callable[[], Awaitable[ProvenState]] | None, file: Path) -> None:
         self._chain = chain
+        self._state: ProvenState | None = None
         self._file = file
         self._kept: TrustPolicy | None = None
         self._until = 0.0
@@ -59,7 +62,9 @@ class NetworkTrust:
         if self._chain is None:
             return None
         try:
-            return await self._chain.trust()
+            if self._state is None:
+                self._state = await self._chain()
+            return await self._state.policy()
         except AvowError as error:
             log.info("no trust policy from the chain: %s", error.detail)
             return None

@@ -10,9 +10,9 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, cast
 
-from avow.chain.proposal import event_log
 from avow.chain.host import Log
 from avow.chain.modules import settlement
+from avow.chain.proposal import event_log
 from avow.chain.state import Store
 from avow.chain.transaction import transaction_hash
 from avow.consensus.block import Decided

@@ -6,7 +6,6 @@ Rules:
 3. Nothing here is trusted by who asks: every proof is checked against a signed header.
 """
 
-import hashlib
 import json
 from typing import Any
 
@@ -15,7 +14,7 @@ from avow.chain.application import SOFTWARE_VERSION
 from avow.chain.errors import Code
 from avow.chain.host import Block
 from avow.chain.modules import optimistic, settlement, watchers, window
-from avow.methods.tee.roots import HARDWARE_ROOTS
+from avow.nodes.pin import policy_of
 from avow.nodes.rpc import values
 from avow.nodes.rpc.ethereum import Method
 from avow.nodes.rpc.node import ChainNode
@@ -25,7 +24,6 @@ from avow.receipt.encoding import Value, base64url, decode, encode
 from avow.receipt.evidence import HistoryAnchor, ResultAnchor
 from avow.receipt.finality import BondProof, FinalityProof, batch_key, bond_key
 from avow.receipt.standing import KEY_PREFIX, KeyRecord, Standing
-from avow.receipt.trust import AttestationRoot, TrustPolicy
 
 
 class ProofMethods:
@@ -75,14 +73,7 @@ class ProofMethods:
     async def _trust(self, _: list[Any]) -> Any:
         """The policy that pins this network at its last block, as JSON."""
         block = self._node.engine.block(self._node.engine.height)
-        policy = TrustPolicy(
-            chain_id=self._node.genesis.chain_id,
-            height=block.height,
-            time_ms=block.header.time_ns // 1_000_000,
-            validators=tuple(block.validators),
-            attestation_roots=tuple([_root(certificate) for certificate in self._node.genesis.attestation_roots]),
-        )
-        return json.loads(policy.to_json())
+        return json.loads(policy_of(self._node.genesis, block.signed_block).to_json())
 
     async def _optimistic(self, _: list[Any]) -> dict[str, Any]:
         """The method's parameters, its appointed watchers, and the window clock of a block made now; money in wei, as text."""
@@ -263,10 +254,3 @@ class ProofMethods:
         result = block.results[place[1]]
         receipt = self._node.view(block).receipt(place[1])
         return receipt | {"code": result.code, "data": views.data(result.data), "log": result.log}
-
-
-def _root(certificate: bytes) -> AttestationRoot:
-    """A genesis root as policies name it. Only a hardware vendor's published root is called by its name."""
-    hardware = hashlib.sha256(certificate).digest() in HARDWARE_ROOTS
-    name = "AWS Nitro Enclaves" if hardware else "development enclave, not hardware"
-    return AttestationRoot(name, "nitro" if hardware else "development", certificate)

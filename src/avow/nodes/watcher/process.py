@@ -6,6 +6,7 @@ HOME holds its account (watcher/key), its journal (watcher/journal.db) and the p
 import asyncio
 import contextlib
 import logging
+import time
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +14,7 @@ from pathlib import Path
 from avow.home import private_folder
 from avow.nodes.chain_client import ChainClient, ChainRejected, ChainUnavailable, Network
 from avow.nodes.gateway.account import account_key
+from avow.nodes.headers import header_trust
 from avow.nodes.watcher.gateways import Gateways
 from avow.nodes.watcher.journal import Case, Journal
 from avow.nodes.watcher.programs import Programs
@@ -80,7 +82,11 @@ async def watching(config: WatchConfig, on_change: OnChange) -> AsyncIterator[Wa
         programs = Programs(config.home, threads=config.threads)
         stack.callback(programs.close)
         journal = stack.enter_context(Journal(config.journal or journal_file(config.home), network.chain_id))
-        settlements = Settlements(client, network.chain_id)
+        now_ms = time.time_ns() // 1_000_000
+        headers = header_trust(
+            config.home, config.chain, network.chain_id, given=None, now_ms=now_ms, name="watcher/headers"
+        )
+        settlements = Settlements(client, network.chain_id, headers)
         parameters = (await settlements.rules()).parameters
         watcher = Watcher(settlements, gateways, programs, journal, rate_ppm=config.rate_ppm, on_change=on_change)
         balance = await settlements.balance()

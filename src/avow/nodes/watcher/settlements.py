@@ -54,9 +54,9 @@ class Overturned:
 class Settlements:
     """`client` belongs to the watcher's account."""
 
-    def __init__(self, client: ChainClient, chain_id: str) -> None:
+    def __init__(self, client: ChainClient, chain_id: str, headers: HeaderTrust | None = None) -> None:
         self._client = client
-        self._headers = HeaderTrust(chain_id)
+        self._headers = headers or HeaderTrust(chain_id)
         self.chain_id = chain_id
         self.address = client.address
 
