@@ -100,3 +100,34 @@ def test_options_that_say_nothing(model, capsys, arguments, monkeypatch):
     monkeypatch.chdir(model)
     code, _ = run(capsys, model, "compile", model / "small.onnx", *arguments)
     assert code == 2
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (b"hello, this is a text\n" * 20, "a text"),
+        ("Grüße, 你好".encode() * 1_000, "a text"),
+        (b"", "an empty file"),
+        (b"PK\x03\x04rest", "zip archive"),
+        (b"\x80\x02}q\x00.", "pickle"),
+        ((30).to_bytes(8, "little") + b'{"weight":{}}', "safetensors"),
+        (b"AVOWEXACT1\n" + bytes(30), "exact program already"),
+        (b"\x08\x07\xff\xff\xff\xff", "not a sound ONNX model"),
+        (bytes(range(256)), "not a sound ONNX model"),
+    ],
+    ids=["text", "other text", "empty", "zip", "pickle", "safetensors", "exact", "broken", "binary"],
+)
+def test_what_is_no_model_is_said_to_be_what_it_is(tmp_path, capsys, content, said):
+    (tmp_path / "notes.onnx").write_bytes(content)
+    code, output = run(capsys, tmp_path, "compile", tmp_path / "notes.onnx")
+    assert code == 2
+    assert said in output.err
+    assert "notes.onnx" in output.err
+    assert ".gguf" in output.err or "model add" in output.err
+
+
+def test_a_chat_model_is_known_by_its_bytes(tmp_path, capsys):
+    (tmp_path / "model.bin").write_bytes(b"GGUF\x03\x00\x00\x00")
+    code, output = run(capsys, tmp_path, "compile", tmp_path / "model.bin")
+    assert code == 2
+    assert "ONNX" not in output.err

@@ -8,8 +8,10 @@ import click
 
 from avow.cli.frame import common, mapping, put, put_json, resolve_home, say, table
 from avow.cli.model import size_text
+from avow.cli.model_files import is_gguf, not_sound
 from avow.cli.progress import progress
 from avow.errors import InputError, TooLarge
+from avow.models.errors import UnsafeModel
 from avow.models.exact import PROGRAM_FILE, add_exact
 from avow.models.store import Store
 
@@ -64,7 +66,7 @@ def compile(  # noqa: A001  # the command's name
     store = Store(resolve_home(home))
     path = _file(store, model)
     name = given["name"] or f"{_short(path, model)}-exact"
-    if path.suffix.lower() == ".gguf":
+    if is_gguf(path):
         _chat(store, path, name, given, as_json=as_json)
         return
     with progress(quiet=as_json) as callback:
@@ -151,7 +153,10 @@ def _compile(path: Path, name: str, given: dict[str, Any]) -> Any:
         integers={key: _two(_integers(value, ":")) for key, value in _pairs(given["integers"], "=")},
     )
     data = path.read_bytes()
-    inputs = flat_inputs(data, options)
+    try:
+        inputs = flat_inputs(data, options)
+    except UnsafeModel as error:
+        raise not_sound(path, error) from error
     samples = read_data(given["calibrate"], inputs) if given["calibrate"] else None
     ranges = None
     if given["ranges"]:
