@@ -21,7 +21,7 @@ from avow.nodes.local import FUNDS_WEI, LocalAccounts
 from avow.receipt.encoding import decode
 from avow.receipt.finality import OptimisticParameters
 
-START_S = 120.0
+START_S = 600.0
 BOND = 1_000 * 10**18
 COMMAND = Path(sys.executable).with_name("avow")
 

@@ -26,8 +26,8 @@ from tests.soak_fraud.network import Failed, until
 AT_ONCE = 3
 FLOOD_AT_ONCE = 8
 HONEST_EVERY = 4
-READY_S = 120.0
-SETTLE_S = 120.0
+READY_S = 600.0
+SETTLE_S = 600.0
 CASE_S = 30.0
 END_S = 60.0
 
