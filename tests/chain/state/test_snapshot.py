@@ -173,4 +173,49 @@ def test_snapshots_are_made_at_their_heights_of_the_state_as_it_was(tmp_path):
 def test_a_state_is_not_restored_over_another():
     store = fill(MemoryStore(), 3)
     with pytest.raises(StaleCandidate):
-        store.restore(9, [(b"a", b"b")], [])
+        store.restore(9, [[(b"a", b"b")]], [])
+
+
+def test_a_state_is_restored_a_part_at_a_time(tmp_path):
+    """No more than one part is held: each was let go before the next is read, and memory does not grow with the state."""
+    count = 12
+    values = [
+        [(b"key/" + part.to_bytes(2) + at.to_bytes(2), bytes([part]) * 100) for at in range(500)]
+        for part in range(count)
+    ]
+    held = 0
+    most = 0
+
+    def parts():
+        nonlocal held, most
+        for part in values:
+            held += 1
+            most = max(most, held)
+            yield iter(part)
+            held -= 1
+
+    expected = MemoryStore()
+    expected.commit(expected.prepare([pair for part in values for pair in part]), 5)
+    store = SqliteStore(str(tmp_path / "chain.db"))
+    assert store.restore(5, parts(), [[bytes([at]) * 32 for at in range(3)], [b"\x09" * 32]]).height == 5
+    assert most == 1
+    assert store.committed.state_root == expected.committed.state_root
+    assert store.committed.history.size == 4
+    store.check()
+    store.close()
+
+
+def test_a_restore_that_breaks_off_leaves_nothing(tmp_path):
+    store = SqliteStore(str(tmp_path / "chain.db"))
+
+    def parts():
+        yield [(b"a", b"1")]
+        raise BadSnapshot("the disk is full of holes")
+
+    with pytest.raises(BadSnapshot):
+        store.restore(5, parts(), [])
+    assert store.committed.height == 0
+    assert list(store.iterate(b"")) == []
+    assert store.restore(5, [[(b"a", b"1")]], []).height == 5
+    store.check()
+    store.close()

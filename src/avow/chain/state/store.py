@@ -15,7 +15,7 @@ from bisect import bisect_left
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from enum import Enum
 from hashlib import sha256
 from typing import Self, cast
@@ -213,22 +213,42 @@ class Store(ABC):
             raise StaleCandidate("heights only grow", height=height, committed=self._committed.height)
         with self.transaction():
             self._write(Table.STATE, candidate.values)
-            pages = sorted(candidate.pages)
-            self._write(Table.PAGE, [(prefix, _encoded(candidate.pages[prefix])) for prefix in pages])
-            self._keep_pages(candidate.pages)
+            self._write_pages(candidate.pages)
             self._write(Table.HISTORY, sorted(candidate.nodes.items()))
-            committed = Committed(height, candidate.state_root, candidate.history)
-            self._write(Table.RECORD, [(_COMMITTED, committed.encoded())])
-            self._committed = committed
-        return committed
+            return self._record_commit(Committed(height, candidate.state_root, candidate.history))
 
-    def restore(self, height: int, values: Pairs, leaf_hashes: Sequence[bytes]) -> Committed:
-        """Make these values and this history the state of `height`, in a store that has none. Raises StaleCandidate."""
+    def restore(self, height: int, parts: Iterable[Pairs], runs: Iterable[Sequence[bytes]]) -> Committed:
+        """Make these values and this history the state of `height`, in a store that has none, in one transaction.
+
+        `parts` together are the values, `runs` the history's leaf hashes in order: one part or run at a time is held in memory.
+        Raises StaleCandidate.
+        """
         if self._committed != Committed() or next(self.iterate(b""), None) is not None:
             raise StaleCandidate("there is a state already", height=self._committed.height)
-        candidate = self.prepare(values)
-        history, nodes = history_nodes.extend_hashed(_EMPTY_HISTORY, leaf_hashes)
-        return self.commit(replace(candidate, history=history, nodes=nodes), height)
+        with self.transaction():
+            state_root, history = EMPTY_SUBTREE, _EMPTY_HISTORY
+            for part in parts:
+                values = sorted(part)
+                hashed = [
+                    (sparse_path(key), None if value is None else sha256(value).digest()) for key, value in values
+                ]
+                if hashed:
+                    state_root, pages = tree.update(self._read_pages, hashed)
+                    self._write(Table.STATE, values)
+                    self._write_pages(pages)
+            for run in runs:
+                history, nodes = history_nodes.extend_hashed(history, run)
+                self._write(Table.HISTORY, sorted(nodes.items()))
+            return self._record_commit(Committed(height, state_root, history))
+
+    def _write_pages(self, pages: tree.PageWrites) -> None:
+        self._write(Table.PAGE, [(prefix, _encoded(pages[prefix])) for prefix in sorted(pages)])
+        self._keep_pages(pages)
+
+    def _record_commit(self, committed: Committed) -> Committed:
+        self._write(Table.RECORD, [(_COMMITTED, committed.encoded())])
+        self._committed = committed
+        return committed
 
     def history_leaf(self, index: int) -> bytes:
         """The hash of a leaf of the history. Raises CorruptState."""

@@ -4,7 +4,8 @@ Rules:
 1. One is made at every height that `interval` divides, from the state as it was then, in a thread of its own; while one is being
    made, no other is begun. The newest KEPT are kept; one that is not whole is removed.
 2. One from peers counts only as far as chain/state/snapshot.py's rules 2 and 3 go: a wrong outline is rejected, a wrong chunk is
-   fetched again and its sender banned. With the last chunk the state is made in one transaction, which the caller holds open.
+   fetched again and its sender banned. Each is kept on disk once it is verified. With the last one the state is made from them, one
+   after another, in one transaction, which the caller holds open.
 
 FOLDER/HEIGHT/outline, FOLDER/HEIGHT/0, 1, …: the chunks. FOLDER/taken: what is being taken from peers.
 """
@@ -155,14 +156,12 @@ class SnapshotFolder:
     def _restore(self, outline: Outline, app_hash: bytes) -> None:
         """Rule 2."""
         folder = self._path / _TAKEN
-        state = range(len(outline.bounds))
-        values = [pair for index in state for pair in read_pairs((folder / str(index)).read_bytes())]
-        leaves = [
-            leaf
-            for index in range(len(outline.bounds), outline.chunks)
-            for leaf in read_leaves((folder / str(index)).read_bytes())
-        ]
-        committed = self._store.restore(outline.height, values, leaves)
+        states = len(outline.bounds)
+        committed = self._store.restore(
+            outline.height,
+            (read_pairs((folder / str(index)).read_bytes()) for index in range(states)),
+            (read_leaves((folder / str(index)).read_bytes()) for index in range(states, outline.chunks)),
+        )
         if committed.app_hash != app_hash:
             raise BadSnapshot("the restored state has another hash", height=outline.height)
         self._taking = None
