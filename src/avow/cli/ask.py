@@ -62,7 +62,7 @@ def ask(
     given = {"temperature": temperature, "max_tokens": max_tokens, "seed": seed}
     parameters = {name: value for name, value in given.items() if value is not None}
     streams = stream if stream is not None else sys.stdout.isatty() and not as_json
-    with link.open(save=keep) as client:
+    with link.open(save=keep, model=model) as client:
         began = time.monotonic()
         try:
             answer = _ask(client, messages, model, parameters, streams=streams, show=not as_json)

@@ -48,7 +48,7 @@ def infer(
     link = connection(home, **where)
     data = read_file(file, MAX_FILE)
     inputs = _tensors(data) if tensors else {input_name: data}
-    with link.open(save=keep) as client:
+    with link.open(save=keep, model=model) as client:
         began = time.monotonic()
         answer = client.infer(model, inputs)
         if not as_json:
