@@ -17,6 +17,8 @@ from avow.consensus.cometbft.errors import CometBFTMissing
 from tests.e2e.manifest import generate
 from tests.e2e.runner import Outcome, Run
 
+RUN_STEPS = 25
+
 
 def say(text: str) -> None:
     print(f"{time.strftime('%H:%M:%S')} {text}", flush=True)

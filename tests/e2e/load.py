@@ -7,6 +7,7 @@ import asyncio
 import contextlib
 import copy
 import hashlib
+import itertools
 import random
 import time
 from dataclasses import dataclass, field
@@ -146,7 +147,16 @@ class Load:
     # --- Sending ----------------------------------------------------------------------------------------------------
 
     async def _nonce(self, name: str) -> int:
-        return int(await self.clients[0].rpc("eth_getTransactionCount", "0x" + account(name).hex(), "latest"), 16)
+        """From whichever validator answers: the first may be away already."""
+        deadline = time.monotonic() + DELIVERED_S
+        for client in itertools.cycle(self.clients):
+            try:
+                return int(await client.rpc("eth_getTransactionCount", "0x" + account(name).hex(), "latest"), 16)
+            except AvowError:
+                if time.monotonic() > deadline:
+                    raise
+                await asyncio.sleep(0.2)
+        raise AssertionError("there is no validator")
 
     def _sign(self, name: str, nonce: int, to: bytes, *, value: int = 0, data: bytes = b"", gas: int) -> Transaction:
         raw = sign_transaction(
