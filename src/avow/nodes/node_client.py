@@ -1,7 +1,8 @@
 """What a gateway talks to a node with: one connection, many jobs at once."""
 
 import asyncio
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
+from functools import partial
 
 from avow.errors import AvowError
 from avow.nodes import wire
@@ -30,23 +31,36 @@ class NodeClient(Caller):
         """An answer in one piece. Being cancelled cancels the job."""
         future: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
 
-        def event(kind: Kind, payload: bytes) -> None:
+        def done(outcome: Answer | AvowError) -> None:
             if future.done():
                 return
-            try:
-                if kind is Kind.FAILED:
-                    raise wire.decode_failure(payload)
-                if kind is Kind.END:
-                    future.set_result(wire.decode(payload, Answer))
-            except AvowError as error:
-                future.set_exception(error)
+            if isinstance(outcome, AvowError):
+                future.set_exception(outcome)
+            else:
+                future.set_result(outcome)
 
-        call = self.open(Kind.JOB, wire.encode(job), event)
+        cancel = self.begin(job, done)
         try:
             return await future
         except asyncio.CancelledError:
-            self.control(call, Kind.CANCEL)
+            cancel()
             raise
+
+    def begin(self, job: Job, done: Callable[[Answer | AvowError], None]) -> Callable[[], None]:
+        """The same without a task: `done` is called once with the answer or the error; what is returned cancels the job."""
+
+        def event(kind: Kind, payload: bytes) -> None:
+            if kind is Kind.END:
+                try:
+                    outcome: Answer | AvowError = wire.decode(payload, Answer)
+                except AvowError as error:
+                    outcome = error
+                done(outcome)
+            elif kind is Kind.FAILED:
+                done(wire.decode_failure(payload))
+
+        call = self.open(Kind.JOB, wire.encode(job), event)
+        return partial(self.control, call, Kind.CANCEL)
 
     async def stream(self, job: Job) -> AsyncGenerator[list[Event], None]:
         """Begin, then Chunks and Heads as they come, then the Answer whose receipt commits to all of it.

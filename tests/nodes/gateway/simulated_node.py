@@ -137,6 +137,18 @@ class SimulatedClient:
         identity = bytes.fromhex(receipt.id)
         return Answer(identity, body, receipt.to_bytes(), seed, columns.number, job.method, True, 0, key, usage)
 
+    def begin(self, job, done):
+        self._check()
+
+        async def run():
+            try:
+                done(await self.infer(job))
+            except AvowError as error:
+                done(error)
+
+        task = asyncio.create_task(run())
+        return task.cancel
+
     async def infer(self, job):
         await self._before(job)
         body, receipt = self.node.network.answer(job.endpoint, job.body, Method(job.method), **self._options(job))

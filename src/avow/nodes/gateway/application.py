@@ -14,6 +14,7 @@ from avow.nodes.gateway.envelope import error_body
 from avow.nodes.gateway.errors import HostNotAllowed, MethodNotAllowed
 from avow.nodes.gateway.http import respond_error
 from avow.nodes.gateway.inference import Inference, model_of_path
+from avow.nodes.gateway.protocol import HeaderList
 
 LOOPBACK_NAMES = frozenset((b"127.0.0.1", b"localhost", b"[::1]"))
 
@@ -36,7 +37,7 @@ class GatewayApplication:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             raise RuntimeError(f"a gateway does not speak {scope['type']}")
-        if self._hosts and not self._host_allowed(scope):
+        if not self.host_allowed(scope["headers"]):
             await respond_error(send, HostNotAllowed(hint="start the gateway with --allowed-host to answer for it"))
             return
         path, method = scope["path"], scope["method"]
@@ -50,8 +51,11 @@ class GatewayApplication:
             return
         await self._rest(scope, receive, send)
 
-    def _host_allowed(self, scope: Scope) -> bool:
-        for name, value in scope["headers"]:
+    def host_allowed(self, headers: HeaderList) -> bool:
+        """Whether the Host header names this gateway."""
+        if not self._hosts:
+            return True
+        for name, value in headers:
             if name == b"host":
                 host = value.lower()
                 return host in self._hosts or host[: host.rfind(b":")] in self._hosts

@@ -3,7 +3,7 @@
 import asyncio
 from contextlib import suppress
 from types import TracebackType
-from typing import Literal, Self
+from typing import Literal, Protocol, Self
 
 from starlette.types import Message, Receive, Send
 from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
@@ -38,6 +38,24 @@ async def read_json_body(headers: HeaderList, receive: Receive, limit: int) -> b
 
     The media type must be JSON's: a browser sends that across origins only after asking, and nobody here grants it.
     """
+    length, expects = check_body_headers(headers)
+    if length > limit:
+        if not expects:  # a client that asks first sends nothing when it is refused
+            await _discard(receive, limit)
+        raise TooLarge("the body is too large", size=length, limit=limit)
+    message = await receive()
+    if message["type"] == "http.request" and not message.get("more_body", False) and len(message["body"]) <= limit:
+        whole: bytes = message["body"]
+        return whole
+    try:
+        async with asyncio.timeout(BODY_TIMEOUT_S):
+            return await _read_pieces(message, receive, limit)
+    except TimeoutError:
+        raise RequestTimeout(f"the body was not here within {BODY_TIMEOUT_S:g} s") from None
+
+
+def check_body_headers(headers: HeaderList) -> tuple[int, bool]:
+    """The stated length of a body, and whether the client asks before it sends. Raises UnsupportedMediaType, MalformedRequest."""
     media_type = b""
     length = 0
     expects = False
@@ -54,19 +72,7 @@ async def read_json_body(headers: HeaderList, receive: Receive, limit: int) -> b
             raise UnsupportedMediaType("the body must not be compressed", param="content-encoding")
     if media_type not in _JSON_TYPES and media_type.lower() not in _JSON_TYPES:
         raise UnsupportedMediaType("the body must be application/json", param="content-type")
-    if length > limit:
-        if not expects:  # a client that asks first sends nothing when it is refused
-            await _discard(receive, limit)
-        raise TooLarge("the body is too large", size=length, limit=limit)
-    message = await receive()
-    if message["type"] == "http.request" and not message.get("more_body", False) and len(message["body"]) <= limit:
-        whole: bytes = message["body"]
-        return whole
-    try:
-        async with asyncio.timeout(BODY_TIMEOUT_S):
-            return await _read_pieces(message, receive, limit)
-    except TimeoutError:
-        raise RequestTimeout(f"the body was not here within {BODY_TIMEOUT_S:g} s") from None
+    return length, expects
 
 
 async def _read_pieces(message: Message, receive: Receive, limit: int) -> bytes:
@@ -114,13 +120,26 @@ async def respond(send: Send, status: int, body: bytes, headers: HeaderList) -> 
 
 
 async def respond_error(send: Send, error: AvowError, headers: HeaderList = ()) -> None:
-    """An error in its envelope; a body that was not read to its end costs the connection."""
-    extra: list[tuple[bytes, bytes]] = [JSON_HEADER, NO_STORE, *headers]
+    """An error in its envelope."""
+    await respond(send, error.http_status, error_body(error), [*error_headers(error), *headers])
+
+
+def error_headers(error: AvowError) -> list[tuple[bytes, bytes]]:
+    """An error's headers; a body that was not read to its end costs the connection."""
+    extra: list[tuple[bytes, bytes]] = [JSON_HEADER, NO_STORE]
     if error.http_status == 429:
         extra.append((b"retry-after", b"1"))
     if error.http_status in (408, 413, 431):
         extra.append((b"connection", b"close"))
-    await respond(send, error.http_status, error_body(error), extra)
+    return extra
+
+
+class Watched(Protocol):
+    """What `Watches` looks after: `since` by loop time, and what to do when it is no longer young."""
+
+    since: float
+
+    def start(self, now: float) -> None: ...
 
 
 class Watches:
@@ -128,18 +147,18 @@ class Watches:
 
     def __init__(self) -> None:
         self._loop = asyncio.get_running_loop()
-        self._young: set[Watch] = set()
+        self._young: set[Watched] = set()
         self._timer: asyncio.TimerHandle | None = None
 
     def watch(self, receive: Receive, deadline_s: float) -> "Watch":
         return Watch(self, self._loop, receive, deadline_s)
 
-    def enter(self, watch: "Watch") -> None:
+    def enter(self, watch: Watched) -> None:
         self._young.add(watch)
         if self._timer is None:
             self._timer = self._loop.call_later(HANG_UP_GRACE_S, self._look)
 
-    def leave(self, watch: "Watch") -> None:
+    def leave(self, watch: Watched) -> None:
         self._young.discard(watch)
 
     def _look(self) -> None:

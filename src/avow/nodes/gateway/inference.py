@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 from starlette.types import Receive, Scope, Send
 
-from avow.errors import AvowError
+from avow.errors import AvowError, TooLarge
 from avow.nodes.errors import ConnectionLost, NotSettled
 from avow.nodes.gateway import frames
 from avow.nodes.gateway.config import Limits
@@ -26,6 +26,7 @@ from avow.nodes.gateway.http import (
     JSON_HEADER,
     NO_STORE,
     Watches,
+    check_body_headers,
     read_json_body,
     respond_at_once,
     respond_error,
@@ -45,7 +46,7 @@ STREAM_HEADERS: HeaderList = (
 
 
 @dataclass(slots=True)
-class _Call:
+class Call:
     """One request under way, and what is counted of it."""
 
     endpoint: str
@@ -53,6 +54,16 @@ class _Call:
     method: str = ""
     stream: bool = False
     begun: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Accepted:
+    """A request that nothing is wrong with, and who will answer it."""
+
+    call: Call
+    route: Route
+    job: Job
+    options: Options
 
 
 class Inference:
@@ -70,37 +81,61 @@ class Inference:
 
     async def chat(self, scope: Scope, receive: Receive, send: Send) -> None:
         """POST /v1/chat/completions."""
-        await self._serve(_Call("chat", time.perf_counter()), CHAT, None, scope, receive, send)
+        await self._serve(Call("chat", time.perf_counter()), CHAT, None, scope, receive, send)
 
     async def tensors(self, model: str, scope: Scope, receive: Receive, send: Send) -> None:
         """POST /v2/models/{model}/infer (Open Inference Protocol)."""
         endpoint = f"POST {scope['raw_path'].decode('ascii')}"
-        await self._serve(_Call("infer", time.perf_counter()), endpoint, model, scope, receive, send)
+        await self._serve(Call("infer", time.perf_counter()), endpoint, model, scope, receive, send)
 
     async def _serve(
-        self, call: _Call, endpoint: str, model: str | None, scope: Scope, receive: Receive, send: Send
+        self, call: Call, endpoint: str, model: str | None, scope: Scope, receive: Receive, send: Send
     ) -> None:
         status = 200
         try:
             await self._answer(call, endpoint, model, scope, receive, send)
         except AvowError as error:
             status = error.http_status
-            self._metrics.errors.add((error.code,))
+            self.failed(error)
             if call.begun:
                 if not isinstance(error, ClientGone):
                     await send({"type": "http.response.body", "body": frames.error_frame(error_body(error))})
             elif not isinstance(error, ClientGone):
                 await respond_error(send, error, _secret_headers(error))
+        self.count(call, status)
+
+    def failed(self, error: AvowError) -> None:
+        """Count an error."""
+        self._metrics.errors.add((error.code,))
+
+    def count(self, call: Call, status: int) -> None:
+        """Count a request that is over."""
         self._metrics.requests.add((call.endpoint, call.method, str(status)))
         self._metrics.seconds.observe(
             (call.endpoint, "true" if call.stream else "false"), time.perf_counter() - call.started
         )
 
     async def _answer(
-        self, call: _Call, endpoint: str, model: str | None, scope: Scope, receive: Receive, send: Send
+        self, call: Call, endpoint: str, model: str | None, scope: Scope, receive: Receive, send: Send
     ) -> None:
         headers = scope["headers"]
         body = await read_json_body(headers, receive, self._limits.body_bytes)
+        accepted = self._accept(call, endpoint, model, headers, body)
+        with accepted.route.link as node, self._watches.watch(receive, self._limits.deadline_ms / 1000):
+            if call.stream:
+                await self._stream(call, node, accepted.job, accepted.options, send)
+            else:
+                await self._whole(node, accepted, send)
+
+    def accept_chat(self, headers: HeaderList, body: bytes) -> Accepted:
+        """A chat completion that is here whole. Raises whatever is wrong with it."""
+        check_body_headers(headers)
+        if len(body) > self._limits.body_bytes:
+            raise TooLarge("the body is too large", size=len(body), limit=self._limits.body_bytes)
+        return self._accept(Call("chat", time.perf_counter()), CHAT, None, headers, body)
+
+    def _accept(self, call: Call, endpoint: str, model: str | None, headers: HeaderList, body: bytes) -> Accepted:
+        """What is asked, of whom."""
         head = read_head(body)
         options = read_options(avow_headers(headers), head.avow, os.urandom)
         if model is None:
@@ -113,12 +148,7 @@ class Inference:
         if options.client_key is not None and not call.stream:
             raise BadOption("avow-client-key belongs to a stream", param="avow-client-key")
         call.method = route.method.label
-        job = self._job(endpoint, body, route, options, stream=call.stream)
-        with route.link as node, self._watches.watch(receive, self._limits.deadline_ms / 1000):
-            if call.stream:
-                await self._stream(call, node, job, options, send)
-            else:
-                await self._whole(call, node, job, options, send)
+        return Accepted(call, route, self._job(endpoint, body, route, options, stream=call.stream), options)
 
     def _job(self, endpoint: str, body: bytes, route: Route, options: Options, *, stream: bool) -> Job:
         requester, authorisation = options.requester, options.authorisation
@@ -144,15 +174,25 @@ class Inference:
             payer_opens=options.payer_opens,
         )
 
-    async def _whole(self, call: _Call, node: Node, job: Job, options: Options, send: Send) -> None:
-        answer = await node.infer(job)
-        self._delivered(answer)
-        receipt_id = answer.id.hex()
+    async def _whole(self, node: Node, accepted: Accepted, send: Send) -> None:
+        answer = await node.infer(accepted.job)
+        self.delivered(answer)
         receipt = answer.receipt
-        if options.finality == "settled":
+        if accepted.options.finality == "settled":
             receipt = await self._settle(node, answer)
+        headers, body = self.whole(accepted, answer, receipt)
+        await respond_at_once(send, 200, body, headers)
+
+    def whole(self, accepted: Accepted, answer: Answer, receipt: bytes) -> tuple[HeaderList, bytes]:
+        """Headers and body of a whole answer."""
+        receipt_id = answer.id.hex()
         member = frames.avow_member(
-            receipt_id, call.method, options.finality, receipt, answer.seed, complete=answer.complete
+            receipt_id,
+            accepted.call.method,
+            accepted.options.finality,
+            receipt,
+            answer.seed,
+            complete=answer.complete,
         )
         body = frames.splice(answer.body, member)
         identity = receipt_id.encode()
@@ -163,9 +203,9 @@ class Inference:
             (b"avow-receipt-url", b"/receipts/" + identity),
             (b"avow-secret", frames.base64url_bytes(answer.seed)),
         )
-        await respond_at_once(send, 200, body, headers)
+        return headers, body
 
-    async def _stream(self, call: _Call, node: Node, job: Job, options: Options, send: Send) -> None:
+    async def _stream(self, call: Call, node: Node, job: Job, options: Options, send: Send) -> None:
         head: frames.ChunkHead | None = None
         seed = b""
         pending = b""
@@ -193,18 +233,18 @@ class Inference:
                     pending = b""
         raise ConnectionLost("the stream ended without its receipt")
 
-    def _first_chunk(self, call: _Call, chunks: Chunks) -> frames.ChunkHead:
+    def _first_chunk(self, call: Call, chunks: Chunks) -> frames.ChunkHead:
         self._metrics.first_chunk.observe((), time.perf_counter() - call.started)
         return frames.chunk_head(chunks.data[0])
 
-    async def _begin(self, call: _Call, seed: bytes, send: Send) -> None:
+    async def _begin(self, call: Call, seed: bytes, send: Send) -> None:
         secret = (b"avow-secret", frames.base64url_bytes(seed))
         await send({"type": "http.response.start", "status": 200, "headers": [*STREAM_HEADERS, secret]})
         call.begun = True
 
     async def _stream_tail(
         self,
-        call: _Call,
+        call: Call,
         node: Node,
         answer: Answer,
         head: frames.ChunkHead | None,
@@ -215,7 +255,7 @@ class Inference:
         """The last bytes of a stream: the receipt's event and [DONE]. `pieces` are sent first where they must not wait."""
         if head is None:
             raise frames.MalformedAnswer("the stream has no chunk")
-        self._delivered(answer)
+        self.delivered(answer)
         if not call.begun:
             await self._begin(call, answer.seed, send)
         receipt, finality = answer.receipt, options.finality
@@ -249,7 +289,8 @@ class Inference:
             raise NotSettled("the node gave a receipt without settlement", receipt=answer.id.hex())
         return Receipt.from_bytes(answer.receipt).with_settlement(settled.settlement).to_bytes()
 
-    def _delivered(self, answer: Answer) -> None:
+    def delivered(self, answer: Answer) -> None:
+        """Count what the node made."""
         self._gap.delivered(answer.key, answer.number)
         for unit, count in answer.usage.items():
             self._metrics.tokens.add((unit,), count)

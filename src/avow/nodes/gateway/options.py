@@ -33,6 +33,7 @@ Finality = Literal["instant", "settled"]
 NONCE_LENGTH = 16
 MAX_MODEL_NAME = 256
 
+_METHOD_ALONE = frozenset((b"avow-method",))
 _METHODS = {method.label: method for method in Method}
 _KNOWN_HEADERS = frozenset(
     (
@@ -113,15 +114,13 @@ def avow_headers(headers: Iterable[tuple[bytes, bytes]]) -> dict[bytes, bytes]:
 
 def read_options(found: dict[bytes, bytes], member: AvowMember | None, random: Callable[[int], bytes]) -> Options:
     """Rules 1–4. Raises BadOption or ConflictingOptions."""
-    if not found and member is None:
-        return Options(None, "instant", random(NONCE_LENGTH), "gateway", None, None, None)
+    if member is None and not (found.keys() - _METHOD_ALONE):  # as nearly all requests are
+        label = found.get(b"avow-method")
+        method = None if label is None else _method(label.decode("latin-1"))
+        return Options(method, "instant", random(NONCE_LENGTH), "gateway", None, None, None)
     member = member or AvowMember()
     method_label = _either(found, "method", member.method)
-    method = None
-    if method_label is not None:
-        method = _METHODS.get(method_label)
-        if method is None:
-            raise BadOption(f"unknown method; there are {', '.join(_METHODS)}", param="avow.method")
+    method = None if method_label is None else _method(method_label)
     finality = _either(found, "finality", member.finality) or "instant"
     if finality not in ("instant", "settled"):
         raise BadOption("finality is instant or settled", param="avow.finality")
@@ -146,6 +145,13 @@ def read_options(found: dict[bytes, bytes], member: AvowMember | None, random: C
         audience=_audience(_either(found, "audience", member.audience)),
         payer_opens=opening == "payer",
     )
+
+
+def _method(label: str) -> Method:
+    method = _METHODS.get(label)
+    if method is None:
+        raise BadOption(f"unknown method; there are {', '.join(_METHODS)}", param="avow.method")
+    return method
 
 
 def _audience(text: str | None) -> Audience | None:

@@ -17,6 +17,7 @@ from avow.nodes.gateway.account import PayerAccount
 from avow.nodes.gateway.application import LOOPBACK_NAMES, GatewayApplication
 from avow.nodes.gateway.config import GatewayConfig
 from avow.nodes.gateway.control import Control
+from avow.nodes.gateway.direct import Direct
 from avow.nodes.gateway.directory import Directory, Node
 from avow.nodes.gateway.errors import AddressInUse
 from avow.nodes.gateway.inference import Inference
@@ -98,7 +99,8 @@ async def running_gateway(
         inference = Inference(directory, metrics, gap, payer.address, limits)
         application = GatewayApplication(inference, control, _hosts(config))
         listener = stack.enter_context(listen(config.host, config.port))
-        server = _Server(_uvicorn_config(application, config))
+        direct = Direct(inference, application.host_allowed, limits.deadline_ms)
+        server = _Server(_uvicorn_config(application, direct, config))
         jobs = {
             "http": server.serve([listener]),
             "settlements": watch_settlements(directory, gap, metrics),
@@ -135,8 +137,9 @@ async def _until_listening(server: _Server, serving: asyncio.Task[None]) -> None
         serving.result()
 
 
-def _uvicorn_config(application: GatewayApplication, config: GatewayConfig) -> uvicorn.Config:
-    protocol = type("GatewayProtocol", (LimitedProtocol,), {"header_limit": config.limits.header_bytes})
+def _uvicorn_config(application: GatewayApplication, direct: Direct, config: GatewayConfig) -> uvicorn.Config:
+    settings = {"header_limit": config.limits.header_bytes, "direct": direct}
+    protocol = type("GatewayProtocol", (LimitedProtocol,), settings)
     return uvicorn.Config(
         application,
         http=protocol,
@@ -161,9 +164,7 @@ async def serve_gateway(config: GatewayConfig, ready: Ready) -> None:
     """
     private_folder(config.home / "gateway")
     async with (
-        PayerAccount.open(
-            config.home / "gateway" / "key", config.chain, home=config.home, trust=config.trust
-        ) as payer,
+        PayerAccount.open(config.home / "gateway" / "key", config.chain, home=config.home, trust=config.trust) as payer,
         running_gateway(config, NodeClient, payer) as gateway,
     ):
         state = {"url": gateway.url, "pid": os.getpid(), "payer": "0x" + payer.address.hex()}
