@@ -8,12 +8,14 @@ import pytest
 from avow.engines import load
 from avow.engines.errors import EngineClosed, InvalidOptions, InvalidTensor, WrongKind
 from avow.engines.exact import ExactEngine
+from avow.engines.interface import Kept
 from avow.engines.speech import frames
 from avow.exact import files
 from avow.exact.compile.onnx import Options, compile_onnx
-from avow.exact.errors import BadProgram
-from avow.exact.hashing import Header, Salts
+from avow.exact.errors import BadProgram, BadRun
+from avow.exact.hashing import INPUT_SLOT, OUTPUT_SLOT, Header, Recorder, Salts
 from avow.exact.kernels.ports import ports
+from avow.exact.kernels.tracer import Keeper
 from avow.exact.prover import Subject, check_header, find_fault
 from avow.models import catalogue
 from avow.models.exact import RECIPES, add_exact
@@ -74,18 +76,43 @@ def test_answers_are_the_same_traced_or_not_and_alone_or_together(engine):
     assert [value for row in single for value in row] == answer["outputs"][0]["data"]
 
 
-def test_a_replay_is_the_run_and_answers_for_every_tensor(engine, monkeypatch):
+def test_a_replay_is_the_run_and_answers_for_every_tensor(engine):
     rows = np.concatenate([each["x"] for each in normal(3, x=(1, 6))])
     _, trace = engine.traced_infer(request(rows), SEED)
     header = Header.parse(trace.header)
     replay = engine.replay(request(rows), {}, Salts(SEED), header)
     assert list(replay.leaves) == list(trace.leaves)
-    kept = [replay.tensor(slot) for slot in range(header.leaves)]
-    monkeypatch.setattr("avow.engines.exact.KEPT", 0)
-    again = engine.replay(request(rows), {}, Salts(SEED), header)
-    assert [again.tensor(slot) for slot in range(header.leaves)] == kept
+    keeper = Keeper(Recorder(SEED, len(engine._exact.operators)), len(engine._exact.operators))
+    engine.run(engine._integers(request(rows)), keeper)
+    assert [replay.tensor(slot) for slot in range(header.leaves)] == [
+        keeper.tensors[slot] for slot in range(header.leaves)
+    ]
     with pytest.raises(KeyError):
-        again.tensor(header.leaves + 7)
+        replay.tensor(header.leaves + 7)
+
+
+@pytest.mark.parametrize("states", [False, True])
+def test_a_run_that_took_long_leaves_what_restores_it(tmp_path, monkeypatch, states):
+    engine = load(stored(tmp_path, small(states=states)))
+    rows = np.concatenate([each["x"] for each in normal(7, x=(1, 6))])
+    asked = request(rows)
+    assert engine.kept_bytes(asked, {}) == 0
+    assert not isinstance(engine.traced_infer(asked, SEED)[1], Kept)
+    monkeypatch.setattr("avow.engines.exact.KEPT_FROM_MS", 0.0)
+    _, trace = engine.traced_infer(asked, SEED)
+    assert isinstance(trace, Kept)
+    data = memoryview(b"".join(trace.parts))
+    assert len(data) == engine.kept_bytes(asked, {})
+    header = Header.parse(trace.header)
+    restored = engine.restore(asked, {}, Salts(SEED), trace.header, data)
+    replay = engine.replay(asked, {}, Salts(SEED), header)
+    assert list(restored.leaves) == list(replay.leaves) == list(trace.leaves)
+    for slot in (*range(header.leaves), INPUT_SLOT, OUTPUT_SLOT):
+        assert restored.tensor(slot) == replay.tensor(slot), slot
+    with pytest.raises(BadRun):
+        engine.restore(asked, {}, Salts(SEED), trace.header, data[:-1])
+    assert (engine.answer_ms(asked) > 0) is states
+    assert 0 < engine.cost().answer_ms <= engine.cost().replay_ms
 
 
 def test_no_fault_is_found_in_an_honest_run(engine, tmp_path):

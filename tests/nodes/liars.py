@@ -89,8 +89,8 @@ class LyingEngine:
         answer, trace, _ = self._traced(request, seed)
         return answer, trace
 
-    def replay(self, request, effective, salts, header):
-        del effective, header
+    def replay(self, request, effective, salts, header, *, said=""):
+        del effective, header, said
         _, trace, tensors = self._traced(request, salts)
         return LyingRun(list(trace.leaves), tensors)
 

@@ -9,7 +9,10 @@ Rules:
 """
 
 import threading
+import time
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
@@ -18,6 +21,7 @@ import numpy as np
 from avow.engines.completion import Emit
 from avow.engines.errors import EngineClosed, EngineFailed, InvalidOptions, InvalidTensor, WrongKind
 from avow.engines.inference_protocol import InferBody, InputTensor, infer_body
+from avow.engines.interface import Cost
 from avow.engines.onnx import Array, Processor, TensorInfo, check_tensor, output_tensor, to_array
 from avow.engines.options import Options
 from avow.engines.runtime import package_version
@@ -28,14 +32,16 @@ from avow.exact.hashing import INPUT_SLOT, OUTPUT_SLOT, Header, Salts, Trace
 from avow.exact.kernels.machine import Integers, Machine, view_of
 from avow.exact.kernels.ports import Port, ports
 from avow.exact.kernels.statistics import FastStatistics
-from avow.exact.kernels.tracer import BulkTracer, Keeper
+from avow.exact.kernels.tracer import BulkTracer, Leaves
 from avow.exact.program import Program
 from avow.exact.specification import bounds
+from avow.exact.tensors import WIDTHS, size_of
 from avow.models.store import StoredProgram
 
 PROCESSORS = ("none", "magika", "speech")
-KEPT = 1 << 29
-"""Bytes of a replayed run that are kept at once; of a larger one, tensors are made again when they are asked for."""
+KEPT_FROM_MS = 100.0
+"""A run of less is run again when somebody asks about it; of a longer one leaves and outputs are kept."""
+RECORDED_SCALES = 64
 _FLOATS = {"float32": "FP32", "float64": "FP64", "float16": "FP16"}
 
 
@@ -85,6 +91,7 @@ class ExactEngine:
         self._machine: Machine | None = Machine(exact, threads=threads)
         self._inputs, self._outputs = ports(exact)
         own = [_info(port) for port in self._inputs], [_info(port) for port in self._outputs]
+        self._recorded = {"inputs": _recorded(self._inputs), "outputs": _recorded(self._outputs)}
         self._processor = _processor(processor, program, *own)
         self._processor_name = processor
         self.inputs: Sequence[TensorInfo] = self._processor.inputs if self._processor else own[0]
@@ -112,6 +119,7 @@ class ExactEngine:
                 "processor": self._processor_name,
             },
             "outputs": self._wanted(body),
+            **({} if self._processor else {"ports": self._recorded}),
         }
 
     def chat(
@@ -128,32 +136,119 @@ class ExactEngine:
         return self._answer(request, call)
 
     def traced_chat(
-        self, request: Mapping[str, Any], effective: Mapping[str, Any], seed: bytes, emit: Emit | None = None
+        self,
+        request: Mapping[str, Any],
+        effective: Mapping[str, Any],
+        seed: bytes,
+        emit: Emit | None = None,
+        *,
+        said: str = "",
     ) -> tuple[dict[str, Any], Trace]:
-        del request, effective, seed, emit
+        del request, effective, seed, emit, said
         raise WrongKind("this program takes tensors: use /v2/models/…/infer", program=self._program.manifest.name)
 
     def traced_infer(self, request: Mapping[str, Any], seed: bytes) -> tuple[dict[str, Any], Trace]:
-        """`infer`, and the run's trace, salted from the opening's seed."""
+        """`infer`, and the run's trace, salted from the opening's seed; a KeptTensors where the run took long."""
         call = _Call(self, BulkTracer(seed, len(self._exact.operators)))
         answer = self._answer(request, call)
         if call.trace is None:
             call.run_zeros()
         assert call.trace is not None
-        return answer, call.trace
+        if call.took_ms < KEPT_FROM_MS:
+            return answer, call.trace
+        return answer, KeptTensors(call.trace.header, call.trace.trace, call.trace.leaves, call.outputs)
 
     def replay(
-        self, request: Mapping[str, Any], effective: Mapping[str, Any], salts: Salts, header: Header
+        self,
+        request: Mapping[str, Any],
+        effective: Mapping[str, Any],
+        salts: Salts,
+        header: Header,
+        *,
+        said: str = "",
     ) -> "Replayed":
         """The honest run of a request, over as many steps as the header claims (missing ones are zeros)."""
+        del effective, said
+        fitted = [_of_length(array, header.steps) for array in self._integers(request)]
+        outputs, trace = self.run(fitted, BulkTracer(salts, len(self._exact.operators)))
+        assert trace is not None
+        return Replayed(self, self._exact, fitted, outputs, trace.leaves)
+
+    def _integers(self, request: Mapping[str, Any]) -> list[Integers]:
+        """What a request gives the program, which is not run."""
+        call = _Inputs(self, None)
+        try:
+            self._answer(request, call)
+        except _Stop:
+            assert call.inputs is not None
+            return call.inputs
+        return self.zeros()
+
+    def kept_bytes(self, request: Mapping[str, Any], effective: Mapping[str, Any]) -> int:
+        """How much a run leaves behind, at most: nothing, if it is run again in no time. Raises InvalidRequest, InvalidTensor."""
         del effective
-        call = _Call(self, BulkTracer(salts, len(self._exact.operators)))
-        self._answer(request, call)
-        if call.inputs is None:
-            call.run_zeros()
-        assert call.inputs is not None
-        fitted = [_of_length(array, header.steps) for array in call.inputs]
-        return Replayed(self, self._exact, fitted, salts)
+        at_most = max(int(np.prod(tensor.shape)) for tensor in infer_body(request).inputs)
+        if at_most * self._step_ms < KEPT_FROM_MS:
+            return 0
+        program = self._exact
+        ends = sum(size_of(program.operators[at].shape) * WIDTHS[program.operators[at].type] for at in program.outputs)
+        steps = len(self._integers(request)[0])
+        return steps * (32 * len(program.operators) + ends)
+
+    def restore(
+        self,
+        request: Mapping[str, Any],
+        effective: Mapping[str, Any],
+        salts: Salts,
+        header: bytes,
+        data: memoryview,
+    ) -> "Replayed":
+        """The run that left `data` behind: leaves and outputs. Raises BadRun where that cannot be, InvalidRequest, InvalidTensor."""
+        del effective, salts
+        said, inputs = Header.parse(header), self._integers(request)
+        shapes = [self._exact.operators[number] for number in self._exact.outputs]
+        sizes = [said.steps * size_of(each.shape) * WIDTHS[each.type] for each in shapes]
+        leaves = 32 * said.leaves
+        if len(inputs[0]) != said.steps or len(data) != leaves + sum(sizes):
+            raise BadRun("what was kept is not of this run", expected=leaves + sum(sizes), found=len(data))
+        outputs, at = [], leaves
+        for size in sizes:
+            outputs.append(np.frombuffer(data[at : at + size], np.uint8))
+            at += size
+        digests = np.frombuffer(data[:leaves], np.uint8).reshape(-1, 32)
+        return Replayed(self, self._exact, inputs, outputs, Leaves(digests))
+
+    def cost(self) -> Cost:
+        """What answers cost at most, measured now: a sample's run; of a sequence, whose steps need those before them, `answer_ms`."""
+        whole = self._step_ms * self._exact.context
+        return Cost(self._step_ms, whole)
+
+    def answer_ms(self, request: Mapping[str, Any]) -> float:
+        """A step of a sequence is had by running those before it."""
+        if self._exact.mode != "sequence":
+            return 0.0
+        at_most = max(int(np.prod(tensor.shape)) for tensor in infer_body(request).inputs)
+        if at_most * self._step_ms < KEPT_FROM_MS:
+            return at_most * self._step_ms
+        return len(self._integers(request)[0]) * self._step_ms
+
+    @cached_property
+    def _step_ms(self) -> float:
+        """A step's run; the least of three, after one that makes things ready."""
+        zeros = self.zeros()
+        found = []
+        for _ in range(4):
+            start = time.perf_counter()
+            self.run(zeros)
+            found.append(1_000 * (time.perf_counter() - start))
+        return min(found[1:])
+
+    def tensor(self, inputs: list[Integers], step: int, operator: int) -> bytes:
+        """What an operator gives at a step of a run. Raises EngineClosed, BadRun."""
+        machine = self._machine
+        if machine is None:
+            raise EngineClosed("the engine is shutting down")
+        return machine.tensor(inputs, step, operator)
 
     def close(self) -> None:
         """Later calls raise EngineClosed; running ones end by themselves."""
@@ -240,7 +335,9 @@ class _Call:
         self._engine = engine
         self._tracer = tracer
         self.inputs: list[Integers] | None = None
+        self.outputs: list[Integers] = []
         self.trace: Trace | None = None
+        self.took_ms = 0.0
 
     def __call__(self, feeds: Mapping[str, Array]) -> Mapping[str, Array]:
         if self.inputs is not None:
@@ -252,36 +349,67 @@ class _Call:
         self._run(self._engine.zeros())
 
     def _run(self, inputs: list[Integers]) -> list[Integers]:
+        start = time.perf_counter()
         self.inputs = inputs
-        outputs, self.trace = self._engine.run(inputs, self._tracer)
-        return outputs
+        self.outputs, self.trace = self._engine.run(inputs, self._tracer)
+        self.took_ms = 1_000 * (time.perf_counter() - start)
+        return self.outputs
+
+
+class _Stop(Exception):
+    """The inputs are known."""
+
+
+class _Inputs(_Call):
+    """A call that ends where the run would begin."""
+
+    def _run(self, inputs: list[Integers]) -> list[Integers]:
+        self.inputs = inputs
+        raise _Stop
+
+
+@dataclass(frozen=True, slots=True)
+class KeptTensors(Trace):
+    """A trace with its run's outputs."""
+
+    outputs: Sequence[Integers]
+
+    @property
+    def parts(self) -> tuple[memoryview, ...]:
+        """Leaves and outputs, as `ExactEngine.restore` takes them."""
+        assert isinstance(self.leaves, Leaves)
+        return self.leaves.data, *(view_of(each) for each in self.outputs)
 
 
 class Replayed:
-    """An honest run as `prover.OwnRun`: its leaves, and any tensor of it by its slot."""
+    """An honest run as `prover.OwnRun`: its leaves, and any tensor of it by its slot. Several threads may ask at once."""
 
-    def __init__(self, engine: ExactEngine, exact: Program, inputs: list[Integers], salts: Salts) -> None:
+    def __init__(
+        self,
+        engine: ExactEngine,
+        exact: Program,
+        inputs: list[Integers],
+        outputs: Sequence[Integers],
+        leaves: Sequence[bytes],
+    ) -> None:
+        self.leaves = leaves
         self._engine = engine
-        self._exact = exact
+        self._operators = len(exact.operators)
         self._inputs = inputs
-        self._salts = salts
-        self._kept: dict[int, bytes] = {}
-        outputs, trace = engine.run(inputs, BulkTracer(salts, len(exact.operators)))
-        assert trace is not None
-        self.trace = trace
-        self.leaves: Sequence[bytes] = trace.leaves
-        for first, arrays in ((INPUT_SLOT, inputs), (OUTPUT_SLOT, outputs)):
-            self._kept.update({first + at: bytes(view_of(array)) for at, array in enumerate(arrays)})
+        self._ends = {
+            first + at: array
+            for first, arrays in ((INPUT_SLOT, inputs), (OUTPUT_SLOT, outputs))
+            for at, array in enumerate(arrays)
+        }
 
     def tensor(self, slot: int) -> bytes:
-        """The bytes of a tensor of the run."""
-        if slot not in self._kept:
-            size = sum(np.prod(operator.shape) * 4 for operator in self._exact.operators) * len(self._inputs[0])
-            wanted = None if size <= KEPT else {slot}
-            keeper = Keeper(BulkTracer(self._salts, len(self._exact.operators)), len(self._exact.operators), wanted)
-            self._engine.run(self._inputs, keeper)
-            self._kept.update(keeper.tensors)
-        return self._kept[slot]
+        """The bytes of a tensor of the run. Raises KeyError for a slot of nothing."""
+        if slot in self._ends:
+            return bytes(view_of(self._ends[slot]))
+        step, operator = divmod(slot, self._operators)
+        if not 0 <= step < len(self._inputs[0]):
+            raise KeyError(slot)
+        return self._engine.tensor(self._inputs, step, operator)
 
 
 def load_exact(program: StoredProgram, *, threads: int, slots: int) -> Any:
@@ -307,6 +435,27 @@ def _of_length(array: Integers, steps: int) -> Integers:
 def _info(port: Port) -> TensorInfo:
     datatype = _FLOATS.get(port.type, port.type.upper())
     return TensorInfo(port.name, datatype, port.steps_shape)
+
+
+def _recorded(ports: Sequence[Port]) -> list[dict[str, Any] | None]:
+    """What the integers stand for, for whoever compares a receipt without the program (methods/optimistic/ports.py, rule 1).
+
+    None in the place of a port with too many scales to be repeated in every receipt.
+    """
+    return [
+        None
+        if len(port.scale) > RECORDED_SCALES
+        else {
+            "name": port.name,
+            "scale": ",".join(repr(float(scale)) for scale in port.scale),
+            "rounding": port.rounding,
+            "stands_for": port.type,
+            "type": port.exact_type,
+            "low": port.low,
+            "high": port.high,
+        }
+        for port in ports
+    ]
 
 
 def _processor(

@@ -11,7 +11,7 @@ Rules:
 import math
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 from secrets import randbits
@@ -26,7 +26,8 @@ from avow.engines.errors import (
     UnsupportedParameter,
     WrongKind,
 )
-from avow.engines.exact_text import TEMPLATES, Text, chat_tokens
+from avow.engines.exact_text import TEMPLATES, Said, Text, chat_tokens
+from avow.engines.interface import Cost
 from avow.engines.openai import NEUTRAL, ChatBody, chat_body
 from avow.engines.options import Options
 from avow.engines.prompt import Turn, turns
@@ -34,7 +35,8 @@ from avow.engines.runtime import package_version
 from avow.engines.tools import Words
 from avow.exact.errors import BadProgram
 from avow.exact.hashing import Header, Salts, Trace
-from avow.exact.kernels.language_machine import Followed, Generated, LanguageMachine
+from avow.exact.kernels.language_machine import Followed, LanguageMachine
+from avow.exact.kernels.language_run import Generated
 from avow.exact.kernels.tracer import BulkTracer
 from avow.exact.program import Program
 from avow.exact.specification.cells import Parameters
@@ -145,9 +147,18 @@ class ExactChat:
         return self._answer(request, effective, emit, machine.run)
 
     def traced_chat(
-        self, request: Mapping[str, Any], effective: Mapping[str, Any], seed: bytes, emit: Emit | None = None
+        self,
+        request: Mapping[str, Any],
+        effective: Mapping[str, Any],
+        seed: bytes,
+        emit: Emit | None = None,
+        *,
+        said: str = "",
     ) -> tuple[dict[str, Any], Trace]:
-        """`chat` and its trace, salted from the opening's 32-byte seed; one choice. A cancelled run ends with `finish` "text"."""
+        """`chat` and its trace, salted from the opening's 32-byte seed; one choice. A cancelled run ends with `finish` "text".
+
+        `said`: what somebody answered already; the right words make the run several times cheaper, wrong ones change nothing.
+        """
         if effective["n"] != 1:
             raise UnsupportedParameter("an answer that can be challenged has one choice", param="n")
         machine = self._running()
@@ -155,7 +166,8 @@ class ExactChat:
         traces: list[Trace] = []
 
         def run(prompt: list[int], parameters: Parameters, *, on_token: Callable[[int], bool]) -> Generated:
-            generated, trace = machine.trace(prompt, parameters, tracer, on_token=on_token)
+            expected = Said(self._tokeniser, said) if said else None
+            generated, trace = machine.trace(prompt, parameters, tracer, on_token=on_token, expected=expected)
             traces.append(trace)
             return generated
 
@@ -164,11 +176,50 @@ class ExactChat:
             raise EngineFailed("the caller left before the work began")
         return answer, traces[0]
 
-    def replay(self, request: Mapping[str, Any], effective: Mapping[str, Any], salts: Salts, header: Header) -> Followed:
-        """The honest run of as many steps as `header` claims. Raises BadRun, InvalidRequest."""
+    def replay(
+        self,
+        request: Mapping[str, Any],
+        effective: Mapping[str, Any],
+        salts: Salts,
+        header: Header,
+        *,
+        said: str = "",
+    ) -> Followed:
+        """The honest run of as many steps as `header` claims; `said` as in `traced_chat`. Raises BadRun, InvalidRequest."""
         prompt, parameters = self.inputs(request, effective)
         steps = min(max(header.steps, len(prompt)), self._exact.context)
-        return self._running().follow(prompt, parameters, steps, salts)
+        return self._running().follow(prompt, parameters, steps, salts, Said(self._tokeniser, said))
+
+    def kept_bytes(self, request: Mapping[str, Any], effective: Mapping[str, Any]) -> int:
+        """How much a run of this request leaves behind, at most (`KeptTrace.parts`). Raises InvalidRequest."""
+        prompt, parameters = self.inputs(request, effective)
+        return self._running().kept_bytes(min(self._exact.context, len(prompt) + parameters.max_tokens))
+
+    def restore(
+        self,
+        request: Mapping[str, Any],
+        effective: Mapping[str, Any],
+        salts: Salts,
+        header: bytes,
+        data: memoryview,
+    ) -> Followed:
+        """The run that left `data` behind. Raises BadRun where that cannot be, InvalidRequest."""
+        del salts
+        prompt, parameters = self.inputs(request, effective)
+        return self._running().restore(prompt, parameters, Header.parse(header), header, data)
+
+    def cost(self) -> Cost:
+        """What answers about a run cost at most, measured now."""
+        return Cost(*self._running().longest_ms())
+
+    def answer_ms(self, request: Mapping[str, Any]) -> float:  # noqa: ARG002  # the interface's
+        """One step, whatever the request."""
+        return 0.0
+
+    def words(self, effective: Mapping[str, Any], tokens: Sequence[int]) -> str:
+        """What is said of chosen tokens while the answer goes on: what may begin a stop text is held back."""
+        text = Text(self._tokeniser, list(effective["stop"]))
+        return "".join(text.take(token) for token in tokens)
 
     def inputs(self, request: Mapping[str, Any], effective: Mapping[str, Any]) -> tuple[list[int], Parameters]:
         """What the program itself is given for the first choice: the prompt's tokens and the integers. Raises InvalidRequest."""

@@ -12,10 +12,26 @@ Pure: no clock, no randomness, no input or output.
 import codecs
 from collections.abc import Sequence
 
+import msgspec
+
 from avow.engines.prompt import Turn
 from avow.exact.tokeniser import Tokeniser
 
 TEMPLATES = ("chatml",)
+_WINDOW = 2_048
+"""Bytes of a text that are made tokens at a time."""
+
+
+class _Message(msgspec.Struct):
+    content: str | None = None
+
+
+class _Choice(msgspec.Struct):
+    message: _Message
+
+
+class _Answer(msgspec.Struct):
+    choices: list[_Choice]
 
 
 def chat_tokens(tokeniser: Tokeniser, turns: Sequence[Turn]) -> list[int]:
@@ -26,6 +42,34 @@ def chat_tokens(tokeniser: Tokeniser, turns: Sequence[Turn]) -> list[int]:
     for turn in turns:
         tokens += [start, *tokeniser.encode(f"{turn['role']}\n{turn['content']}"), end, *line]
     return [*tokens, start, *tokeniser.encode("assistant\n")]
+
+
+def said_in(response: bytes) -> str:
+    """What the first choice of a chat answer says, as a guess of its tokens; "" for anything else."""
+    try:
+        return msgspec.json.decode(response, type=_Answer).choices[0].message.content or ""
+    except (msgspec.DecodeError, IndexError, RecursionError):  # whatever it is: it says nothing
+        return ""
+
+
+class Said:
+    """What an answer's tokens may be, out of its text: `language_run.Expected`.
+
+    A text has more than one way into tokens; the usual one is meant.
+    """
+
+    def __init__(self, tokeniser: Tokeniser, text: str) -> None:
+        self._tokeniser = tokeniser
+        self._data = text.encode(errors="replace")
+
+    def __call__(self, chosen: Sequence[int]) -> list[int]:
+        """The next tokens, some of them at a time; none where the text is at its end, or is another."""
+        before = self._tokeniser.text(chosen)
+        if not self._data.startswith(before):
+            return []
+        rest = self._data[len(before) : len(before) + _WINDOW].decode(errors="ignore")
+        tokens = self._tokeniser.encode(rest)
+        return tokens[:-2] if len(self._data) > len(before) + _WINDOW else tokens  # a cut word is another
 
 
 class Text:

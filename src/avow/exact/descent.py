@@ -19,7 +19,7 @@ Pure: no clock, no input or output.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol, Self
+from typing import Literal, Protocol, Self, runtime_checkable
 
 from avow.errors import VerificationError
 from avow.exact import hashing, openings
@@ -321,6 +321,15 @@ class Committed(Protocol):
         ...
 
 
+@runtime_checkable
+class Bulk(Protocol):
+    """Leaves that are hashed faster than one by one."""
+
+    def roots(self, level: int, indices: range) -> Sequence[bytes]:
+        """The nodes of a level of their tree, 1 or above."""
+        ...
+
+
 def answer_to(demand: Demand, committed: Committed) -> bytes:
     """The answer to a demand that `check` has seen."""
     if demand.header is None:
@@ -348,5 +357,7 @@ def _descendants(leaves: Sequence[bytes], node: Node) -> Sequence[bytes]:
     target, wanted = below(len(leaves), node.level, node.index)
     if not target:
         return leaves[wanted.start : wanted.stop]
+    if isinstance(leaves, Bulk):
+        return leaves.roots(target, wanted)
     spread = 1 << target
     return [merkle.root(leaves[index * spread : min((index + 1) * spread, len(leaves))]) for index in wanted]

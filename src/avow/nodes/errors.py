@@ -56,6 +56,24 @@ class BondExhausted(Unavailable):
     code = "bond_exhausted"
 
 
+class TraceDiskFull(Unavailable):
+    """There is no room for what a run leaves behind for those who may challenge its answer."""
+
+    code = "trace_disk_full"
+
+
+class RunTooLong(InputError):
+    """Who challenges the answer could not be answered in time about so long a run."""
+
+    code = "run_too_long"
+
+
+class CannotAnswerInTime(MethodNotServed):
+    """This machine is too slow for the program: a demand about a run of it would not be answered within the chain's time."""
+
+    code = "cannot_answer_in_time"
+
+
 class EndpointMismatch(InputError):
     """The program does not answer at this endpoint."""
 

@@ -16,14 +16,16 @@ from pathlib import Path
 from typing import TypeVar
 
 from avow.chain.errors import Refused
+from avow.engines.interface import KeepingEngine
 from avow.errors import AvowError
 from avow.home import private_folder
 from avow.methods.registration import registration_digest
 from avow.nodes.enclave_client import EnclaveClient
-from avow.nodes.errors import ConnectionLost
+from avow.nodes.errors import CannotAnswerInTime, ConnectionLost
 from avow.nodes.gateway.account import account_key
 from avow.nodes.intake import Intake
 from avow.nodes.jobs import Terms
+from avow.nodes.keeping import Keeping
 from avow.nodes.keyring import Keyring
 from avow.nodes.node import Node, Served
 from avow.nodes.operator_chain import OperatorChain
@@ -32,6 +34,7 @@ from avow.nodes.outbox_rows import Entry, StoredKey
 from avow.nodes.payers import Payers
 from avow.nodes.pin import TRUST_HELP, find_pin
 from avow.nodes.process import Ready, announce, run, until_stopped
+from avow.nodes.remains import DEFAULT_BUDGET, Remains
 from avow.nodes.run import Loaded, Traced
 from avow.nodes.runner import Runner
 from avow.nodes.service import Service
@@ -58,7 +61,8 @@ class NodeConfig:
     """`price` in wei per unit, for every program and method. `enclave` None: no tee. `programs` by name or id, for vanilla.
 
     `trust`: as --trust gives it (pin.py).
-    `bond`: wei set aside for optimistic answers of the exact programs among them; 0: none are given.
+    `bond`: wei set aside for optimistic answers of the exact programs among them; 0: none are given. `trace_disk`: bytes
+    of disk for what their runs leave behind until they are final (remains.py).
     """
 
     home: Path
@@ -68,6 +72,7 @@ class NodeConfig:
     enclave: str | None = None
     vanilla: bool = True
     bond: int = DEFAULT_BOND
+    trace_disk: int = DEFAULT_BUDGET
     price: int = DEFAULT_PRICE
     threads: int = 1
     slots: int = 4
@@ -130,17 +135,35 @@ class InferenceNode:
         """Serve the exact ones among `programs` under a bond, until cancelled."""
         exact = {program: loaded for program, loaded in programs.items() if isinstance(loaded.engine, Traced)}
         node, chain = self.node, self._chain
-        upkeep = Upkeep(chain, chain.chain_id, self._outbox, node.receipts, exact, bond=self._config.bond)
+        keeping = Keeping(Remains(self._config.home / "node" / "runs", self._config.trace_disk))
+        upkeep = Upkeep(
+            chain, chain.chain_id, self._outbox, node.receipts, exact, bond=self._config.bond, keeping=keeping
+        )
         await persistently(upkeep.fill)
         node.upkeep = upkeep
-        keeping = asyncio.get_running_loop().create_task(upkeep.run())
+        running = asyncio.get_running_loop().create_task(upkeep.run())
         try:
-            known = {program: loaded for program, loaded in exact.items() if await self._declared(loaded)}
-            await self._own(Method.OPTIMISTIC, known)
+            answerable = await self._answerable(keeping, exact)
+            known = {program: loaded for program, loaded in answerable.items() if await self._declared(loaded)}
+            await self._own(Method.OPTIMISTIC, known, keeping)
         finally:
-            keeping.cancel()
+            running.cancel()
 
-    async def _own(self, method: Method, programs: Mapping[bytes, Loaded]) -> None:
+    async def _answerable(self, keeping: Keeping, programs: Mapping[bytes, Loaded]) -> dict[bytes, Loaded]:
+        """Those about which this machine answers demands in time; the others are refused, by name, to who asks for them."""
+        found = {}
+        for program, loaded in programs.items():
+            try:
+                if isinstance(loaded.engine, KeepingEngine):
+                    keeping.check(loaded.name, await asyncio.to_thread(loaded.engine.cost))
+            except CannotAnswerInTime as error:
+                log.error("%s", error.detail)  # noqa: TRY400 - the message says it all
+                self.node.withheld[program, Method.OPTIMISTIC] = error
+            else:
+                found[program] = loaded
+        return found
+
+    async def _own(self, method: Method, programs: Mapping[bytes, Loaded], keeping: Keeping | None = None) -> None:
         """A key of this process for one method, as long as it runs."""
         chain, node = self._chain, self.node
         signer = Signer(chain.chain_id, chain.operator, method)
@@ -151,7 +174,7 @@ class InferenceNode:
             )
             return signer.prove_possession(digest)
 
-        node.runners[method] = Runner(programs, signer)
+        node.runners[method] = Runner(programs, signer, keeping)
         offers = asyncio.gather(*(self._offer(Served.of(item), method) for item in programs.values()))
         key = await persistently(lambda: self.keyring.register(method, signer.signing_key, signer.transport_key, prove))
         await offers
@@ -325,6 +348,9 @@ def main(programs: Mapping[bytes, Loaded] | None = None) -> None:
     parser.add_argument(
         "--bond", type=int, default=DEFAULT_BOND, help="wei behind optimistic answers; 0: none are given"
     )
+    parser.add_argument(
+        "--trace-disk-mib", type=int, default=DEFAULT_BUDGET >> 20, help="disk for optimistic runs until they are final"
+    )
     parser.add_argument("--price", type=int, default=DEFAULT_PRICE, help="wei per token or call")
     parser.add_argument("--threads", type=int, default=1, help="per job")
     parser.add_argument("--slots", type=int, default=4, help="jobs at once")
@@ -343,6 +369,7 @@ def main(programs: Mapping[bytes, Loaded] | None = None) -> None:
         enclave=given.enclave,
         vanilla=not given.no_vanilla,
         bond=given.bond,
+        trace_disk=given.trace_disk_mib << 20,
         price=given.price,
         threads=given.threads,
         slots=given.slots,

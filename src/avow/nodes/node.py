@@ -119,6 +119,8 @@ class Node:
         self.programs: dict[bytes, Served] = {}
         self.keys: dict[int, NodeKey] = {}
         self.runners: dict[int, Runner] = {}
+        self.withheld: dict[tuple[bytes, int], AvowError] = {}
+        """Why a program is not offered by a method, where there is more to say than that it is not."""
         self.upkeep: Upkeep | None = None
         self.enclave: EnclaveClient | None = None
         self._max_trust_gap_ms = max_trust_gap_ms
@@ -145,6 +147,8 @@ class Node:
             raise UnknownProgram("this node does not serve that program", program=job.program.hex())
         terms = program.prices.get(job.method)
         if terms is None:
+            if (job.program, job.method) in self.withheld:
+                raise self.withheld[job.program, job.method]
             raise MethodNotServed(f"{program.name} is not offered by that method", method=job.method)
         key = self.keys.get(job.method)
         if key is None or not key.ready:

@@ -4,6 +4,7 @@ import sqlite3
 import threading
 from collections.abc import Callable
 
+from avow.exact.hashing import trace_of
 from avow.nodes.outbox_rows import Entry, StoredBatch, StoredKey, StoredStatement, as_stored
 
 _STATEMENT = (
@@ -89,6 +90,14 @@ class OutboxReader:
             return bytes(row[0]), bytes(row[1])
         unfolded = self._unfolded_of(key_number, number)
         return next((entry.traced for entry in unfolded if entry.signed.number == number), None)
+
+    def traces(self) -> set[bytes]:
+        """The traces of all statements that can be challenged still, or settle."""
+        rows = self._reader.execute(
+            "select header from traced join statements using (key_number, number) where void = 0"
+        )
+        waiting = [entry.traced[1] for entry in self._unfolded.values() if entry.traced is not None and not entry.void]
+        return {trace_of(bytes(header)) for header in (*(row[0] for row in rows), *waiting)}
 
     def open_batches(self, method: int) -> list[StoredBatch]:
         """The settled batches of keys of `method` whose finality is not proven yet, in the order of their numbers."""

@@ -13,12 +13,15 @@ from typing import Any, Protocol, runtime_checkable
 
 import msgspec
 
+from avow.engines.interface import KeepingEngine, Kept
 from avow.errors import AvowError, InputError
 from avow.exact.hashing import Header, Salts, Trace, trace_of
 from avow.exact.prover import OwnRun
 from avow.nodes.errors import Cancelled, EngineFailure, NotTraced
 from avow.nodes.jobs import Begin, Chunks, Consent, Head, Job, Result, Terms
+from avow.nodes.keeping import Keeping
 from avow.nodes.opening import Opening, seal
+from avow.nodes.remains import Room
 from avow.nodes.signer import Charge, Signer
 from avow.nodes.splice import PrivateEncoder
 from avow.receipt.audience import Audience
@@ -63,7 +66,9 @@ class Traced(Protocol):
         self, request: Any, effective: dict[str, Any], seed: bytes, emit: Callable[[dict[str, Any]], bool | None] | None
     ) -> tuple[dict[str, Any], Trace]: ...
     def traced_infer(self, request: Any, seed: bytes) -> tuple[dict[str, Any], Trace]: ...
-    def replay(self, request: Any, effective: dict[str, Any], salts: Salts, header: Header) -> OwnRun: ...
+    def replay(
+        self, request: Any, effective: dict[str, Any], salts: Salts, header: Header, *, said: str = ""
+    ) -> OwnRun: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,8 +129,11 @@ class Run:
         job: Job,
         terms: Terms,
         sink: Sink,
+        keeping: Keeping | None = None,
     ) -> None:
         self.job = job
+        self._keeping = keeping
+        self._room: Room | None = None
         self._loop = loop
         self._loaded = loaded
         self._encoder = encoder
@@ -293,6 +301,9 @@ class Run:
             log.exception("the engine of %s failed", self._loaded.name)
             failure = EngineFailure(f"the engine failed with {type(error).__name__}")
             return partial(self._loop.call_soon_threadsafe, self._fail, failure)
+        finally:
+            if self._room is not None:
+                self._room.give_back()
         return partial(self._loop.call_soon_threadsafe, self._finish, outcome)
 
     def _check_cancelled(self) -> None:
@@ -310,6 +321,8 @@ class Run:
         effective_json = _json(effective)
         request_commitment = commit("request", seed, parts)
         self._check_requester(request_commitment)
+        if self._keeping is not None and isinstance(self._loaded.engine, KeepingEngine):
+            self._room = self._keeping.admit(self._loaded.engine, request, effective)
         return _Prepared(
             request=request,
             effective=effective,
@@ -362,6 +375,8 @@ class Run:
             answer, trace = engine.traced_chat(prepared.request, prepared.effective, self._seed, emit)
         else:
             answer, trace = engine.traced_infer(prepared.request, self._seed)
+        if self._room is not None and isinstance(trace, Kept):
+            self._room.keep(trace.trace, trace.parts)
         return answer, trace.header
 
     def _is_cancelled(self, _chunk: dict[str, Any]) -> bool:

@@ -17,6 +17,7 @@ from collections.abc import Mapping
 
 from avow.nodes.errors import Busy, DeadlineExceeded, EndpointMismatch, MethodNotServed, UnknownProgram
 from avow.nodes.jobs import CHAT, Job, Terms
+from avow.nodes.keeping import Keeping
 from avow.nodes.run import Loaded, Run, Sink
 from avow.nodes.signer import Signer
 from avow.nodes.splice import PrivateEncoder
@@ -31,8 +32,10 @@ QUEUE_PER_SLOT = 16
 class Runner:
     """Runs jobs of one method; `signer` is that method's. To be made, used and closed on one event loop."""
 
-    def __init__(self, programs: Mapping[bytes, Loaded], signer: Signer) -> None:
+    def __init__(self, programs: Mapping[bytes, Loaded], signer: Signer, keeping: Keeping | None = None) -> None:
+        """`keeping`: of what runs leave behind, for optimistic."""
         self.signer = signer
+        self._keeping = keeping
         self.programs = dict(programs)
         self._loop = asyncio.get_running_loop()
         self._active: list[Run] = []
@@ -54,7 +57,7 @@ class Runner:
             raise MethodNotServed("another method's key signs here", method=job.method)
         if (job.endpoint == CHAT) != (loaded.kind == "chat"):
             raise EndpointMismatch(f"a {loaded.kind} program does not answer at {job.endpoint}", program=loaded.name)
-        run = Run(self._loop, loaded, self._encoders[job.program], self.signer, job, terms, sink)
+        run = Run(self._loop, loaded, self._encoders[job.program], self.signer, job, terms, sink, self._keeping)
         self._pools[job.program].put(run)
         self._active.append(run)
         if self._sweeper is None:

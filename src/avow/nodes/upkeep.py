@@ -3,15 +3,16 @@
 Rules:
 1. The bond is filled up to what the operator set aside, when the node starts. A job is taken only if the bond covers one more open
    statement: what is locked on chain, what is signed and not settled yet, and what is under way all count.
-2. A batch whose window is over is finalised: fees are paid, the bond is free, the openings are deleted; the proof is kept for receipts.
-3. A demand on chain is answered from a run of its own, within the node's clock. A demand that cannot be answered is said so loudly: it
-   costs the statement's share of the bond.
+2. A batch whose window is over is finalised: fees are paid, the bond is free, the openings and what its runs left behind are deleted; the
+   proof is kept for receipts.
+3. Each demand on chain is answered at once, beside the others, within the node's clock (openings.py). Nothing else that the chain is told
+   or asked delays that. What goes wrong is said loudly and tried again: silence costs the statement's share of the bond.
 """
 
 import asyncio
 import logging
 import time
-from collections.abc import Collection, Mapping
+from collections.abc import Awaitable, Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -21,6 +22,7 @@ from avow.exact.descent import Demand
 from avow.nodes.batches import charge_of
 from avow.nodes.chain_client import OptimisticRules
 from avow.nodes.errors import BondExhausted
+from avow.nodes.keeping import Keeping
 from avow.nodes.openings import Openings
 from avow.nodes.outbox import Outbox
 from avow.nodes.outbox_rows import StoredBatch, StoredKey, StoredStatement
@@ -33,6 +35,8 @@ from avow.receipt.statement import Columns, Method
 log = logging.getLogger(__name__)
 
 POLL_S = 0.5
+LONGEST_RETRY_S = 2.0
+SWEEP_S = 60.0
 FRESH_S = 1.0
 _MAX_BACKLOG = 100_000
 _KEPT_PROOFS = 64
@@ -73,11 +77,14 @@ class Upkeep:
         programs: Mapping[bytes, Loaded],
         *,
         bond: int,
+        keeping: Keeping | None = None,
     ) -> None:
         self._chain = chain
+        self._keeping = keeping
+        self._remains = None if keeping is None else keeping.remains
         self._outbox = outbox
         self._receipts = receipts
-        self.openings = Openings(chain_id, outbox, receipts, programs, lambda: self.appointed)
+        self.openings = Openings(chain_id, outbox, receipts, programs, lambda: self.appointed, self._remains)
         self._bond = bond
         self._rules: OptimisticRules | None = None
         self.amount = 0
@@ -89,6 +96,7 @@ class Upkeep:
         self._heights: dict[bytes, int] = {}
         self._answering: set[asyncio.Task[None]] = set()
         self._shown: dict[tuple[int, int], tuple[float, bytes]] = {}
+        self._swept = 0.0
 
     @property
     def appointed(self) -> Collection[bytes]:
@@ -122,22 +130,39 @@ class Upkeep:
 
     async def run(self) -> None:
         """Until cancelled."""
+        heeding = asyncio.get_running_loop().create_task(self._over_and_over(self._answer_demands))
         try:
-            while True:
-                await asyncio.sleep(POLL_S)
-                try:
-                    rules = await self._refresh()
-                    await self._answer_demands()
-                    await self._finalise(rules)
-                except AvowError as error:
-                    log.warning("upkeep is tried again: %s", error.detail)
+            await self._over_and_over(self._keep)
         finally:
+            heeding.cancel()
             for task in self._answering:
                 task.cancel()
+            self.openings.close()
+
+    async def _over_and_over(self, work: Callable[[], Awaitable[None]]) -> None:
+        """Whatever goes wrong once is done again: nobody else does it."""
+        while True:
+            await asyncio.sleep(POLL_S)
+            try:
+                await work()
+            except AvowError as error:
+                log.warning("upkeep is tried again: %s", error.detail)
+            except Exception:  # the task's outermost frame: an end of the upkeep would cost the bond
+                log.exception("upkeep is tried again")
+
+    async def _keep(self) -> None:
+        rules = await self._refresh()
+        await self._finalise(rules)
+        if self._remains is not None and time.monotonic() - self._swept >= SWEEP_S:
+            self._swept = time.monotonic()
+            if self._remains.kept():
+                self._remains.sweep(self._outbox.traces())
 
     async def _refresh(self) -> OptimisticRules:
         delivered = self._delivered
         self._rules = rules = await self._chain.optimistic()
+        if self._keeping is not None:
+            self._keeping.heed(rules.parameters.move_ms)
         amount, locked = await self._chain.bond()
         unsettled = 0
         waiting = sum(batch.count for batch in self._outbox.open_batches(Method.OPTIMISTIC))
@@ -190,7 +215,7 @@ class Upkeep:
         """Whether the batch is final; later ones of the key cannot be before it is due."""
         proof = await self._chain.finality(key, batch.first)
         if proof is None:  # nothing of it settled: all void
-            await self._outbox.record_final(batch, b"")
+            await self._final(batch, b"")
             return True
         record = proof.check_membership(key)
         if record.state is not BatchState.FINAL:
@@ -206,8 +231,14 @@ class Upkeep:
             record = proof.check_membership(key)
         if record.overturned:
             log.critical("statements %s of key %s were overturned", list(record.overturned), key.hex())
-        await self._outbox.record_final(batch, encode_trusted(proof.to_value()))
+        await self._final(batch, encode_trusted(proof.to_value()))
         return True
+
+    async def _final(self, batch: StoredBatch, finality: bytes) -> None:
+        rows = self._outbox.statements(batch.key_number, batch.first, batch.count) if self._remains else []
+        await self._outbox.record_final(batch, finality)
+        if self._remains is not None:
+            self._remains.drop(Columns.unpack(row.columns).trace for row in rows)
 
     # --- Rule 3 -----------------------------------------------------------------------------------------------------
 
@@ -233,7 +264,7 @@ class Upkeep:
                 expected = isinstance(error, AvowError)
                 log.critical("a demand on chain is not answered yet: %s", error, exc_info=not expected)
                 await asyncio.sleep(pause_s)
-                pause_s *= 2
+                pause_s = min(2 * pause_s, LONGEST_RETRY_S)
             else:
                 log.info("answered a demand about %s", demanded.statement.hex())
                 return

@@ -1,14 +1,18 @@
 """The machine for language programs against the specification's: every operator, every step, however it runs."""
 
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from avow.exact.compile.language_numpy import Prompt
 from avow.exact.errors import BadRun
-from avow.exact.hashing import Recorder, Salts
-from avow.exact.kernels.language_machine import LanguageMachine
+from avow.exact.hashing import Header, Recorder, Salts, Trace
+from avow.exact.kernels.language_machine import KeptTrace, LanguageMachine
+from avow.exact.kernels.language_run import Expected, Generated
 from avow.exact.kernels.statistics import FastStatistics
 from avow.exact.kernels.tracer import BulkTracer, Keeper, Plant, Planter
 from avow.exact.program import Program
@@ -117,13 +121,83 @@ def test_a_followed_run_gives_every_tensor_again(program: Program, fast: Languag
     kept = keeper(program)
     generated, trace = fast.trace(PROMPT, SAMPLED, kept, steps=70)
     followed = fast.follow(PROMPT, SAMPLED, 70, Salts(SEED))
-    assert followed.generated == generated
+    assert followed.tokens == generated.tokens
     assert list(followed.leaves) == list(trace.leaves)
     for slot in sorted(kept.tensors, key=lambda slot: slot * 7919 % 10007):
         assert followed.tensor(slot) == kept.tensors[slot], slot
     for slot in (70 * len(program.operators), len(program.operators) - 1, -1):
         with pytest.raises(BadRun):
             followed.tensor(slot)
+
+
+def knowing(tokens: Sequence[int]) -> Expected:
+    """Who knows what is chosen."""
+    return lambda chosen: tokens[len(chosen) :]
+
+
+@pytest.mark.parametrize("most", [1, 2, 5, 17, 64, 128])
+def test_known_tokens_run_in_passes_with_the_same_bits(program: Program, fast: LanguageMachine, most: int) -> None:
+    def tracer() -> BulkTracer:
+        return BulkTracer(SEED, len(program.operators))
+
+    one, trace = fast.trace(PROMPT, SAMPLED, tracer(), steps=80)
+    batched = LanguageMachine(program, most=most)
+    for tokens in (one.tokens, one.tokens[:30], [*one.tokens, 1, 2, 3], ()):
+        again, found = batched.trace(PROMPT, SAMPLED, tracer(), steps=80, expected=knowing(tokens))
+        assert again == one
+        assert found.header == trace.header
+        assert list(found.leaves) == list(trace.leaves)
+    followed = batched.follow(PROMPT, SAMPLED, 80, Salts(SEED), knowing(one.tokens))
+    kept = keeper(program)
+    fast.trace(PROMPT, SAMPLED, kept, steps=80)
+    for slot in sorted(kept.tensors, key=lambda slot: slot * 7919 % 10007)[:200]:
+        assert followed.tensor(slot) == kept.tensors[slot], slot
+
+
+@given(
+    wrong=st.lists(st.integers(0, 80), max_size=12),
+    lengths=st.lists(st.integers(0, 70), min_size=1, max_size=4),
+    seed=st.integers(0, 1000),
+    stop=st.integers(1, 90),
+)
+@settings(max_examples=40, deadline=None)
+def test_wrong_guesses_change_nothing(
+    program: Program, fast: LanguageMachine, wrong: list[int], lengths: list[int], seed: int, stop: int
+) -> None:
+    parameters = Parameters(20_000, 14, seed, 66)
+    seen: list[list[int]] = [[], []]
+
+    def run(which: int, expected: Expected | None) -> tuple[Generated, Trace]:
+        tracer = BulkTracer(SEED, len(program.operators))
+        ends = lambda token: seen[which].append(token) or len(seen[which]) == stop  # noqa: E731
+        return fast.trace(PROMPT, parameters, tracer, on_token=ends, expected=expected)
+
+    honest, trace = run(0, None)
+    told = [(token + 1) % 290 if at in wrong else token for at, token in enumerate(honest.tokens)]
+    asked = iter(lengths)
+    found, same = run(1, lambda chosen: told[len(chosen) :][: next(asked, 70)])
+    assert (found, seen[1]) == (honest, seen[0])
+    assert same.header == trace.header
+    assert list(same.leaves) == list(trace.leaves)
+
+
+def test_a_kept_run_is_restored_from_its_parts(program: Program, fast: LanguageMachine) -> None:
+    generated, trace = fast.trace(PROMPT, SAMPLED, BulkTracer(SEED, len(program.operators)), steps=70)
+    assert isinstance(trace, KeptTrace)
+    data = b"".join(trace.parts)
+    assert len(data) <= fast.kept_bytes(70)
+    header = Header.parse(trace.header)
+    restored = fast.restore(PROMPT, SAMPLED, header, trace.header, memoryview(data))
+    assert restored.tokens == generated.tokens
+    assert list(restored.leaves) == list(trace.leaves)
+    kept = keeper(program)
+    fast.trace(PROMPT, SAMPLED, kept, steps=70)
+    for slot, tensor in kept.tensors.items():
+        if slot % 11 == 0 or slot // len(program.operators) in (0, 63, 64, 69):
+            assert restored.tensor(slot) == tensor, slot
+    for cut in (b"", data[:-1], data + b"\0"):
+        with pytest.raises(BadRun):
+            fast.restore(PROMPT, SAMPLED, header, trace.header, memoryview(cut))
 
 
 def test_runs_beside_each_other_do_not_meet(fast: LanguageMachine) -> None:

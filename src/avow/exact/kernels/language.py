@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 
+from avow.exact.kernels import language_attention as attention
 from avow.exact.kernels import language_rows as kernels
 from avow.exact.kernels import movement, packing
 from avow.exact.kernels.layout import ROOM, Layout, Row, values_of
@@ -20,8 +21,8 @@ PAGE = kernels.PAGE
 class LanguageLayout(Layout):
     """Rule 3 of layout.py, for steps of a prompt. `tokens` and `caches` (by the `append`'s number) are offsets of what a run keeps."""
 
-    def __init__(self, program: Program, most: int) -> None:
-        super().__init__(program, most)
+    def __init__(self, program: Program, most: int, late: int = 1) -> None:
+        super().__init__(program, most, late)
         self.tokens = self.state(4 * program.context)
         self.caches: dict[int, int] = {}
         pages = -(-program.context // PAGE)
@@ -32,6 +33,14 @@ class LanguageLayout(Layout):
             self.begin(index)
             (LANGUAGE.get(operator.kind) or LOWERINGS[operator.kind])(self, index, operator)
         self.end()
+
+    def pages(self, steps: int) -> list[tuple[int, int]]:
+        """Where the pages that so many steps write begin and end in the arena, of each cache."""
+        count = -(-steps // PAGE)
+        sizes = ((index, size_of(each.shape) * WIDTHS[each.type]) for index, each in enumerate(self.program.operators))
+        return [
+            (self.caches[index], self.caches[index] + count * size) for index, size in sizes if index in self.caches
+        ]
 
 
 def _in_place(layout: Layout, row: Row, slot: int, source: Source) -> None:
@@ -89,7 +98,7 @@ def _linear(layout: Layout, index: int, operator: Operator) -> None:
         row.set(slot, value)
     row.real(kernels.LOW_REAL, operator.low)
     row.real(kernels.HIGH_REAL, operator.high)
-    samples = 1 if operator.phase else layout.most
+    samples = layout.late if operator.phase else layout.most
     row.scratch(SPARE + (depth + 1) // 2 * 4 * kernels.PANEL + 2 * PAGE + 2 * rows * samples * depth + ROOM)
 
 
@@ -123,25 +132,34 @@ def _over_cache(layout: Layout, index: int, operator: Operator, kernel: Any, hea
         row.set(A + 3, size_of(x.shape, layout.program.context) * WIDTHS[x.type])
     row.place(kernels.CACHE, layout.caches[cache.id])
     row.set(kernels.CACHE_SIZE, WIDTHS[cache.type])
-    row.set(kernels.BEYOND, int(not _fits(x) or cache.type == "int32"))
+    row.set(attention.BEYOND, int(not _fits(x) or cache.type == "int32"))
     share = heads * head // width
-    for slot, value in ((kernels.ROW, width), (kernels.HEADS, heads), (kernels.HEAD, head), (kernels.SHARE, share)):
+    for slot, value in (
+        (kernels.ROW, width),
+        (attention.HEADS, heads),
+        (attention.HEAD, head),
+        (attention.SHARE, share),
+    ):
         row.set(slot, value)
-    row.real(kernels.SCALE_REAL, float(operator.integer("m")) * 2.0 ** -operator.integer("s"))
+    row.constant(attention.ZERO_OFFSETS, np.zeros(128, np.uint8))
+    row.real(attention.SCALE_REAL, float(operator.integer("m")) * 2.0 ** -operator.integer("s"))
     return row
 
 
 def _scores(layout: Layout, index: int, operator: Operator) -> None:
     heads, head = operator.inputs[0].shape
-    row = _over_cache(layout, index, operator, kernels.SCORES, heads, head, operator.inputs[1].shape[1])
+    row = _over_cache(layout, index, operator, attention.SCORES, heads, head, operator.inputs[1].shape[1])
     _grows(layout, row, operator)
-    row.scratch(2 * heads * head + ROOM)
+    row.scratch(2 * heads * head + attention.panel_bytes(head) + ROOM)
 
 
 def _mix(layout: Layout, index: int, operator: Operator) -> None:
     heads, head = operator.shape
-    row = _over_cache(layout, index, operator, kernels.MIX, heads, head, operator.inputs[1].shape[0])
-    row.scratch(4 * head + PAGE + 2 * heads * layout.program.context + ROOM)
+    row = _over_cache(layout, index, operator, attention.MIX, heads, head, operator.inputs[1].shape[0])
+    one_by_one = 4 * head + PAGE + 2 * heads * layout.program.context
+    pages = -(-layout.program.context // PAGE) * PAGE
+    share = heads * head // operator.inputs[1].shape[0]
+    row.scratch(max(one_by_one, attention.panel_bytes(pages) + 2 * share * layout.most * pages) + ROOM)
 
 
 def _softmax(layout: Layout, index: int, operator: Operator) -> None:
@@ -149,13 +167,13 @@ def _softmax(layout: Layout, index: int, operator: Operator) -> None:
         LOWERINGS["softmax"](layout, index, operator)
         return
     x, table = operator.inputs
-    row = layout.row(index, kernels.SOFTMAX)
+    row = layout.row(index, attention.SOFTMAX)
     row.input(A, x)
     row.set(A + 3, size_of(x.shape, layout.program.context) * WIDTHS[x.type])
     row.constant(B + ADDRESS, values_of(layout.program, table).astype(np.int32))
     row.set(B + COUNT, size_of(table.shape))
-    row.set(kernels.ONE, operator.integer("one"))
-    row.set(kernels.HEADS, size_of(operator.shape, 1))
+    row.set(attention.ONE, operator.integer("one"))
+    row.set(attention.HEADS, size_of(operator.shape, 1))
     _grows(layout, row, operator)
     row.scratch(4 * layout.program.context + ROOM)
 

@@ -1,4 +1,4 @@
-"""Kernels of language models: token, linear over int8 weights in place, rope, append, scores, softmax over positions, mix, gumbel.
+"""Kernels of language models: token, linear over int8 weights in place, rope, append, gumbel. Attention has a module of its own.
 
 Rules:
 1. A pass works on SAMPLES steps that follow each other, from STEP on: a prompt's. A tensor of each step lies OUT_STRIDE bytes after the one
@@ -13,13 +13,11 @@ import numpy as np
 
 from avow.exact.kernels.compilation import WIDTH, Kernel, helper
 from avow.exact.kernels.digests import DIGEST_BYTES, digest_tensor
-from avow.exact.kernels.elementwise import load, store
 from avow.exact.kernels.memory import Array, copy_bytes, float64s, int8s, int16s, int32s, int64s, put, value_at
 from avow.exact.kernels.products import SPARE, panel_rows, to_int16
 from avow.exact.kernels.rows import (
     ADDRESS,
     CONTEXT,
-    COUNT,
     GROWS,
     HASH_SCRATCH,
     HIGH,
@@ -39,7 +37,6 @@ from avow.exact.kernels.rows import (
     STEP,
     STRIDE,
     A,
-    B,
     P,
 )
 
@@ -52,9 +49,6 @@ DEPTH, COLUMNS, ROWS, WEIGHTS, SCALES, ZEROS = (P + n for n in range(6))
 LOW_REAL, HIGH_REAL = P + 6, P + 7
 WIDE, INTERLEAVED, COSINES, SINES = (P + n for n in range(4))
 CACHE, ROW, TRANSPOSED, CACHE_SIZE = (P + n for n in range(4))
-HEADS, HEAD, SHARE, SCALE_REAL, BEYOND = (P + n for n in range(4, 9))
-"""BEYOND: 1 where values may not fit int16."""
-ONE = P
 TABLE = P
 
 FEW = 3
@@ -95,7 +89,7 @@ def dot16(weights: int, x: int, count: int) -> np.int32:
 
 
 @helper
-def _dot(first: int, first_size: int, second: int, second_size: int, count: int) -> np.int32:
+def dot(first: int, first_size: int, second: int, second_size: int, count: int) -> np.int32:
     """Values of any widths."""
     total = np.int64(0)
     for n in range(count):
@@ -115,14 +109,14 @@ def _one_by_one(x: int, p: Array, real: Array, out: int) -> None:
 
 
 @helper
-def pack_rows(weights: int, rows: int, depth: int, panel: int) -> None:
-    """int8[rows ≤ 16][depth] → int16[⌈depth/2⌉][16][2], zeros where there is nothing."""
+def pack_lines(weights: int, stride: int, rows: int, depth: int, panel: int) -> None:
+    """int8[rows ≤ 16][depth], rows `stride` bytes apart → int16[⌈depth/2⌉][16][2], zeros where there is nothing."""
     pairs = (depth + 1) // 2
     out = int32s(panel, pairs * PANEL)
     if rows < PANEL:
         out[:] = 0
     for row in range(rows):
-        w = int8s(weights + row * depth, depth)
+        w = int8s(weights + row * stride, depth)
         for pair in range(depth // 2):
             out[pair * PANEL + row] = (np.int32(w[2 * pair]) & np.int32(0xFFFF)) | (
                 np.int32(w[2 * pair + 1]) << np.int32(16)
@@ -148,7 +142,7 @@ def _linear(row: int, context: int) -> None:
     pairs = (depth + 1) // 2
     for first in range(0, columns, PANEL):
         count = min(PANEL, columns - first)
-        pack_rows(p[WEIGHTS] + first * depth, count, depth, panel)
+        pack_lines(p[WEIGHTS] + first * depth, depth, count, depth, panel)
         panel_rows(
             x, 2 * depth, rows, 1, p[ZEROS], panel, pairs, count, p[ZEROS], p[SCALES] + 8 * first, real[LOW_REAL], real[HIGH_REAL],
             p[OUT] + first * size, columns * size, size, size, p[SCRATCH],
@@ -206,122 +200,20 @@ def _append(row: int, context: int) -> None:
                 int8s(out + (slot + 1) * count * size, (PAGE - 1 - slot) * count * size)[:] = 0
 
 
-@helper
-def _narrowed(address: int, size: int, count: int, scratch: int) -> int:
-    """The address of int16[count]: the values' own, or copies in scratch memory."""
-    if size == 2:
-        return address
-    to_int16(address, size, scratch, count)
-    return scratch
-
-
-def _scores(row: int, context: int) -> None:
-    """q[HEADS, HEAD] of each step with CACHE [positions, ROW]: out [HEADS, positions]. q fits int16; the cache is int8 or int16."""
-    p, real, c = int64s(row, WIDTH), float64s(row, WIDTH), int64s(context, CONTEXT)
-    heads, head, share, size = p[HEADS], p[HEAD], p[SHARE], p[OUT_SIZE]
-    line = p[ROW] * p[CACHE_SIZE]
-    scale, low, high = real[SCALE_REAL], float(p[LOW]), float(p[HIGH])
-    for sample in range(c[SAMPLES]):
-        positions = c[STEP] + sample + 1
-        source = p[A + ADDRESS] + sample * p[A + STRIDE]
-        q = source if p[BEYOND] else _narrowed(source, p[A + SIZE], heads * head, p[SCRATCH])
-        out = p[OUT] + sample * p[OUT_STRIDE]
-        for number in range(heads):
-            keys = p[CACHE] + number // share * head * p[CACHE_SIZE]
-            own = q + 2 * number * head
-            for position in range(positions):
-                at = keys + position * line
-                if p[BEYOND]:
-                    total = _dot(at, p[CACHE_SIZE], q + p[A + SIZE] * number * head, p[A + SIZE], head)
-                else:
-                    total = dot8(at, own, head) if p[CACHE_SIZE] == 1 else dot16(at, own, head)
-                value = np.floor(total * scale + 0.5)
-                put(out, size, number * positions + position, int(min(max(value, low), high)))
-
-
-def _softmax(row: int, context: int) -> None:
-    """x[HEADS, positions] of each step; B is the int32 table."""
-    p, c = int64s(row, WIDTH), int64s(context, CONTEXT)
-    table = int32s(p[B + ADDRESS], p[B + COUNT])
-    last, one = np.int32(p[B + COUNT] - 1), float(p[ONE])
-    low, high = float(p[LOW]), float(p[HIGH])
-    for sample in range(c[SAMPLES]):
-        length = c[STEP] + sample + 1
-        values = int32s(p[SCRATCH], length)
-        source, target = p[A + ADDRESS] + sample * p[A + STRIDE], p[OUT] + sample * p[OUT_STRIDE]
-        for number in range(p[HEADS]):
-            load(source, p[A + SIZE], number * length, length, values)
-            largest = values[0]
-            for n in range(length):
-                largest = max(largest, values[n])
-            total = np.int32(0)
-            for n in range(length):
-                entry = table[np.uint32(min(np.int32(largest - values[n]), last))]
-                values[n] = entry
-                total += entry
-            whole, half = float(total), float(total >> np.int32(1))
-            for n in range(length):
-                values[n] = np.int32(min(max(np.floor((values[n] * one + half) / whole), low), high))
-            store(values, length, target, p[OUT_SIZE], number * length)
-
-
-def _mix(row: int, context: int) -> None:
-    """x[HEADS, positions] of each step with CACHE, pages [ROW, 64]: out [HEADS, HEAD]. x fits int16; the cache is int8 or int16."""
-    p, real, c = int64s(row, WIDTH), float64s(row, WIDTH), int64s(context, CONTEXT)
-    heads, head, share, size = p[HEADS], p[HEAD], p[SHARE], p[OUT_SIZE]
-    line = PAGE * p[CACHE_SIZE]
-    scale, low, high = real[SCALE_REAL], float(p[LOW]), float(p[HIGH])
-    sums = int32s(p[SCRATCH], head)
-    for sample in range(c[SAMPLES]):
-        positions = c[STEP] + sample + 1
-        weights = _narrowed(
-            p[A + ADDRESS] + sample * p[A + STRIDE], p[A + SIZE], heads * positions, p[SCRATCH] + 4 * head + PAGE
-        )
-        out = p[OUT] + sample * p[OUT_STRIDE]
-        for number in range(heads):
-            own = weights + 2 * number * positions
-            group = p[CACHE] + number // share * head * line
-            sums[:] = 0
-            for page in range((positions + PAGE - 1) // PAGE):
-                count = min(PAGE, positions - page * PAGE)
-                values, mine = group + page * p[ROW] * line, own + 2 * PAGE * page
-                if p[BEYOND]:
-                    wide = weights + p[A + SIZE] * (number * positions + PAGE * page)
-                    for column in range(head):
-                        sums[column] += _dot(values + column * line, p[CACHE_SIZE], wide, p[A + SIZE], count)
-                elif p[CACHE_SIZE] == 1 and count == PAGE:
-                    for column in range(head):
-                        sums[column] += dot8(values + column * line, mine, PAGE)
-                elif p[CACHE_SIZE] == 1:
-                    for column in range(head):
-                        sums[column] += dot8(values + column * line, mine, count)
-                else:
-                    for column in range(head):
-                        sums[column] += dot16(values + column * line, mine, count)
-            for column in range(head):
-                value = np.floor(sums[column] * scale + 0.5)
-                put(out, size, number * head + column, int(min(max(value, low), high)))
-
-
 # --- Choosing ------------------------------------------------------------------------------------------------------
 
 
-def _gumbel(row: int, context: int) -> None:
-    """Logits of one step, plus noise of the step (specification/philox.py) unless TEMPERATURE_M is 0. TABLE: int32[65536]."""
-    p, c = int64s(row, WIDTH), int64s(context, CONTEXT)
+@helper
+def _noisy(p: Array, c: Array, source: int, out: int, step: int) -> None:
+    """One step's logits at `source`, plus its noise."""
     count, size = p[OUT_COUNT], p[OUT_SIZE]
     low, high, m, s = p[LOW], p[HIGH], c[TEMPERATURE_M], c[TEMPERATURE_S]
-    source = p[A + ADDRESS]
-    if m == 0:
-        for n in range(count):
-            put(p[OUT], size, n, min(max(value_at(source, p[A + SIZE], n), low), high))
-        return
     table = int32s(p[TABLE], 1 << 16)
     half = np.int64(1) << (s - 1)
     mask = np.uint64(0xFFFFFFFF)
     for block in range((count + 7) // 8):
         k0, k1 = np.uint64(c[SEED_LOW]), np.uint64(c[SEED_HIGH])
-        c0, c1, c2, c3 = np.uint64(c[STEP]), np.uint64(block), np.uint64(0), np.uint64(0)
+        c0, c1, c2, c3 = np.uint64(step), np.uint64(block), np.uint64(0), np.uint64(0)
         for _ in range(10):
             first, second = np.uint64(0xD2511F53) * c0, np.uint64(0xCD9E8D57) * c2
             c0, c1, c2, c3 = (
@@ -337,7 +229,20 @@ def _gumbel(row: int, context: int) -> None:
             noise = np.int64((words >> np.uint64(16 * (n & 3))) & np.uint64(0xFFFF))
             at = 8 * block + n
             value = ((value_at(source, p[A + SIZE], at) * m + half) >> s) + table[noise]
-            put(p[OUT], size, at, min(max(value, low), high))
+            put(out, size, at, min(max(value, low), high))
+
+
+def _gumbel(row: int, context: int) -> None:
+    """Logits of each step, plus noise of the step (specification/philox.py) unless TEMPERATURE_M is 0. TABLE: int32[65536]."""
+    p, c = int64s(row, WIDTH), int64s(context, CONTEXT)
+    low, high = p[LOW], p[HIGH]
+    for sample in range(c[SAMPLES]):
+        source, out = p[A + ADDRESS] + sample * p[A + STRIDE], p[OUT] + sample * p[OUT_STRIDE]
+        if c[TEMPERATURE_M]:
+            _noisy(p, c, source, out, c[STEP] + sample)
+        else:
+            for n in range(p[OUT_COUNT]):
+                put(out, p[OUT_SIZE], n, min(max(value_at(source, p[A + SIZE], n), low), high))
 
 
 def _record(row: int, context: int) -> None:
@@ -356,8 +261,5 @@ TOKEN = Kernel(_token)
 LINEAR = Kernel(_linear)
 ROPE = Kernel(_rope)
 APPEND = Kernel(_append)
-SCORES = Kernel(_scores)
-SOFTMAX = Kernel(_softmax)
-MIX = Kernel(_mix)
 GUMBEL = Kernel(_gumbel)
 RECORD_STEPS = Kernel(_record)

@@ -151,9 +151,11 @@ class Row:
 class Layout:
     """All rows of a program, and the arena's plan. `rows` and `moved` are what lanes are made of."""
 
-    def __init__(self, program: Program, most: int) -> None:
+    def __init__(self, program: Program, most: int, late: int = 1) -> None:
+        """`most`: samples of one pass; `late`: of what runs in phase 1."""
         self.program = program
         self.most = most
+        self.late = late
         self.scratch = ALIGNMENT
         self.places: list[int] = []
         self.kept: list[NDArray[Any]] = []
@@ -253,8 +255,8 @@ class Layout:
                 self._arena.give(self.places[owner], self._room(program.operators[owner]))
 
     def _room(self, operator: Operator) -> int:
-        """The bytes of all samples of a pass. What runs in phase 1 runs for one step at a time."""
-        return (1 if operator.phase else self.most) * _bytes(operator, self.program.context)
+        """The bytes of all samples of a pass."""
+        return (self.late if operator.phase else self.most) * _bytes(operator, self.program.context)
 
 
 def _bytes(operator: Operator, context: int) -> int:

@@ -31,6 +31,10 @@ class Runner(Protocol):
         """Outputs [steps, …]. Raises BadRun."""
         ...
 
+    def tensor(self, inputs: Sequence[Integers], step: int, operator: int) -> bytes:
+        """The bytes of an operator's output at a step. Raises BadRun."""
+        ...
+
 
 class Machine:
     """`run` a program's inputs. The program was checked by specification.bounds."""
@@ -68,6 +72,11 @@ class Machine:
             outputs=[view_of(each) for each in outputs],
         )
         return outputs, found
+
+    def tensor(self, inputs: Sequence[Integers], step: int, operator: int) -> bytes:
+        """What an operator gives at a step of a run; in mode `once` that step alone is run. Raises BadRun."""
+        self._steps(inputs)
+        return self._runner.tensor(inputs, step, operator)
 
     def _steps(self, inputs: Sequence[Integers]) -> int:
         if len(inputs) != len(self._wanted):

@@ -315,6 +315,13 @@ class PlainRunner:
             previous = now
         return results
 
+    def tensor(self, inputs: Sequence[Integers], step: int, operator: int) -> bytes:
+        self._check(inputs)
+        now: list[Integers] = []
+        for each in range(step + 1) if self._program.mode == "sequence" else (step,):
+            now = self._step(inputs, now, each, None)
+        return now[operator].tobytes()
+
     def _check(self, inputs: Sequence[Integers]) -> None:
         for number, (array, wanted) in enumerate(zip(inputs, self._program.inputs, strict=True)):
             if int(array.min()) < wanted.low or int(array.max()) > wanted.high:

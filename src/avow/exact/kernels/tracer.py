@@ -102,6 +102,22 @@ class Leaves(Sequence[bytes]):
     def __init__(self, array: NDArray[np.uint8]) -> None:
         self._array = array
 
+    @property
+    def data(self) -> memoryview:
+        """All of them, one after the other."""
+        return self._array.reshape(-1).data
+
+    def roots(self, level: int, indices: range) -> list[bytes]:
+        """The nodes of a level of their tree (descent.Bulk)."""
+        spread = 1 << level
+        nodes = np.empty(_DIGEST * spread + 256, np.uint8)
+        found = []
+        for index in indices:
+            rows = self._array[index * spread : (index + 1) * spread]
+            digests.leaves_root(rows, len(rows), nodes)
+            found.append(nodes[:_DIGEST].tobytes())
+        return found
+
     def __len__(self) -> int:
         return len(self._array)
 

@@ -7,7 +7,7 @@ Rules:
    the run is made over as many steps as it claims, under those salts, and the first difference is looked for by demands (exact/prover.py).
 4. Nothing is challenged that one's own machine does not give twice, and nothing that one's own referee does not convict.
 5. What no referee sees is told apart: inputs that are not the request's, parameters that are not the request's, and an answer that is not
-   what the outputs say (tokenising, pre- and post-processing). Who was answered can show that; a watcher can only say it.
+   what the outputs say (answers.py). Who was answered can show that; a watcher can only say it.
 """
 
 from collections.abc import Mapping
@@ -16,24 +16,24 @@ from typing import Any
 
 import msgspec
 
+from avow.engines.exact_text import said_in
 from avow.engines.interface import TracedEngine
 from avow.errors import InputError, VerificationError
 from avow.exact.claims import Respondent
+from avow.exact.committed import OwnRun
 from avow.exact.fraud import FraudProof
-from avow.exact.hashing import Header, Salts, trace_of
+from avow.exact.hashing import OUTPUT_SLOT, Header, Salts, trace_of
 from avow.exact.program import Program
 from avow.exact.prover import OtherInputs, Subject, check_header, find_fault, salts_of
 from avow.exact.referee import referee
 from avow.nodes.openings import Shown
 from avow.nodes.run import Loaded
+from avow.nodes.watcher.answers import Finding, Speaking, said_of
 from avow.nodes.watcher.errors import OpeningWrong
 from avow.nodes.watcher.states import Event
 from avow.receipt.commitment import Part, commit, effective_parts, request_parts, response_parts
 from avow.receipt.encoding import decode
 from avow.receipt.statement import Private, private_hash
-
-_VOLATILE = ("id", "created")
-"""Members of a chat answer that are no part of what the program computed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,15 +43,6 @@ class Runnable:
     loaded: Loaded
     engine: TracedEngine
     exact: Program
-
-
-@dataclass(frozen=True, slots=True)
-class Finding:
-    """What a check came to. `fault`: the proof, with FAULT_SHOWN."""
-
-    event: Event
-    detail: str = ""
-    fault: bytes = b""
 
 
 def check_shown(shown: Shown, columns: bytes, private: bytes) -> Private:
@@ -82,22 +73,26 @@ def examine(runnable: Runnable, shown: Shown, trace: bytes, respondent: Responde
         effective = _effective(engine, request, shown.effective)
         if effective is None:
             return Finding(Event.INPUTS_DIFFER, "the effective parameters are not the request's")
-        answer, own = _run(loaded, request, effective, shown.seed)
+        answer, own = _run(loaded, request, effective, shown.seed, shown.response)
     except InputError as error:  # it was answered: a node that answers what cannot be run did not run it
         return _fault_without_run(runnable, subject, respondent, error)
     if trace_of(own) == trace:
-        return _compare_answers(loaded.kind, shown, answer)
+        return said_of(shown).compare(Header.parse(own), answer)
     header = check_header(subject, respondent)
     if isinstance(header, FraudProof):
         return _convicted(runnable, header, trace, "the header")
+    if dict(header.parameters) != dict(Header.parse(own).parameters):
+        return Finding(Event.INPUTS_DIFFER, "the run was sampled with other parameters than the request's")
     return _search(runnable, subject, header, request, effective, answer, shown, respondent)
 
 
-def _run(loaded: Loaded, request: Any, effective: dict[str, Any], seed: bytes) -> tuple[Mapping[str, Any], bytes]:
-    """The answer and the header of one's own run."""
+def _run(
+    loaded: Loaded, request: Any, effective: dict[str, Any], seed: bytes, response: bytes
+) -> tuple[Mapping[str, Any], bytes]:
+    """The answer and the header of one's own run; an answer that is right makes it cheaper."""
     engine: Any = loaded.engine
     if loaded.kind == "chat":
-        answer, trace = engine.traced_chat(request, effective, seed)
+        answer, trace = engine.traced_chat(request, effective, seed, said=said_in(response))
     else:
         answer, trace = engine.traced_infer(request, seed)
     return answer, trace.header
@@ -128,14 +123,14 @@ def _search(
     """Rules 3 and 4."""
     engine = runnable.engine
     salts = salts_of(subject, header, Salts(shown.seed), respondent)
-    own = engine.replay(request, effective, salts, header)
+    own = engine.replay(request, effective, salts, header, said=said_in(shown.response))
     try:
         fault = find_fault(subject, header, own, salts, respondent)
     except OtherInputs as error:
         return Finding(Event.INPUTS_DIFFER, error.detail)
     if fault is None:
-        return _compare_answers(runnable.loaded.kind, shown, answer, cut=header.finish == "text")
-    again = engine.replay(request, effective, salts, header)
+        return said_of(shown).compare(header, answer, _words(engine, effective, own))
+    again = engine.replay(request, effective, salts, header, said=said_in(shown.response))
     if list(own.leaves) != list(again.leaves):
         return Finding(Event.OWN_RUNS_DIFFER, "this machine does not give the same run twice")
     return _convicted(runnable, fault, subject.trace, f"{fault.kind} at leaf {fault.slot}")
@@ -158,30 +153,9 @@ def _convicted(runnable: Runnable, fault: FraudProof, trace: bytes, where: str) 
     return Finding(Event.FAULT_SHOWN, f"{guilty.kind} at slot {guilty.slot}, value {guilty.index}", encoded)
 
 
-def _compare_answers(kind: str, shown: Shown, own: Mapping[str, Any], *, cut: bool = False) -> Finding:
-    """Rule 5, for a right trace: what was answered beside what the run gives."""
-    if cut:
-        return Finding(Event.SAME_RUN, "cut short: the answer's end is the caller's to judge")
-    try:
-        told = msgspec.json.decode(shown.response, type=dict[str, Any])
-    except (msgspec.DecodeError, RecursionError):  # JSON, but none that a program's answer is
-        return Finding(Event.ANSWER_DIFFERS, "the answer is not one that the program's outputs say")
-    made = msgspec.json.decode(msgspec.json.encode(own), type=dict[str, Any])
-    if kind == "chat":
-        told, made = ({name: value for name, value in each.items() if name not in _VOLATILE} for each in (told, made))
-        if shown.stream:  # chunks need not carry what a whole answer has
-            told, made = ({"choices": _said(each)} for each in (told, made))
-    if told != made:
-        return Finding(Event.ANSWER_DIFFERS, "the answer is not what the program's outputs say")
-    return Finding(Event.SAME_RUN)
-
-
-def _said(answer: Mapping[str, Any]) -> list[Any]:
-    """Of each choice what was said and why it ended."""
-    choices = answer.get("choices")
-    found = [choice for choice in (choices if isinstance(choices, list) else ()) if isinstance(choice, dict)]
-    messages = [choice.get("message") for choice in found]
-    return [
-        [message.get("content") if isinstance(message, dict) else message, choice.get("finish_reason")]
-        for message, choice in zip(messages, found, strict=True)
-    ]
+def _words(engine: TracedEngine, effective: Mapping[str, Any], own: OwnRun) -> str | None:
+    """What a run that is as long as the claimed one says; None for a program that says nothing."""
+    if not isinstance(engine, Speaking):
+        return None
+    tokens = own.tensor(OUTPUT_SLOT)
+    return engine.words(effective, [int.from_bytes(tokens[at : at + 4], "little") for at in range(0, len(tokens), 4)])
