@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from onnx import TensorProto, helper, numpy_helper
 
+from avow.exact.compile.leaves import with_leaves
 from avow.exact.kernels.statistics import FastStatistics
 from avow.exact.program import INPUT, OPERATOR, Constant, Operator, Program, Source, Tensor
 from avow.exact.specification import bounds
@@ -183,6 +184,7 @@ class Twin:
             name=name, mode="once", context=4096, inputs=[self.tensor], constants=self.constants, operators=self.operators,
             outputs=[len(self.operators) - 1],
         )  # fmt: skip
+        program = with_leaves(program)
         bounds.check(program, FastStatistics())
         shape = [1, self.input[2], *self.input[:2]] if len(self.input) == 3 else [1, *self.input]
         graph = helper.make_graph(

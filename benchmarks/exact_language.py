@@ -56,7 +56,7 @@ class Exact:
         self.short = short
 
     def run(self, tokens: list[int], steps: int, traced: bool) -> float:
-        tracer = BulkTracer(SEED, len(self.machine.program.operators)) if traced else None
+        tracer = BulkTracer(SEED, self.machine.program.ranks) if traced else None
         return cpu_s(lambda: self.machine.run(tokens, SAMPLING, tracer=tracer, steps=steps))
 
     def prefill(self, traced: bool) -> float:

@@ -25,7 +25,7 @@ from avow.exact.kernels.language_machine import LanguageMachine
 from avow.exact.kernels.layout import DTYPES
 from avow.exact.kernels.machine import Machine
 from avow.exact.kernels.tracer import BulkTracer, Keeper
-from avow.exact.program import Program
+from avow.exact.program import NO_LEAF, Program
 from avow.exact.prover import Subject, check_header, find_fault
 from avow.exact.referee import referee
 from avow.exact.sites import PAGE
@@ -56,13 +56,13 @@ class Run:
 
 def honest(program: Program) -> Run:
     random = Random(0)
-    count = len(program.operators)
+    ranks = program.ranks
     if program.mode == "generate":
         prompt = [random.randrange(program.inputs[0].high + 1) for _ in range(program.context)]
-        keeper = Keeper(BulkTracer(SEED, count), count, _needed(program))
+        keeper = Keeper(BulkTracer(SEED, ranks), ranks, _needed(program))
         found = _generated(program, prompt, keeper)
     else:
-        keeper = Keeper(BulkTracer(SEED, count), count)
+        keeper = Keeper(BulkTracer(SEED, ranks), ranks)
         arrays = [
             np.random.default_rng(0)
             .integers(each.low, each.high, (2, *each.shape), endpoint=True)
@@ -75,10 +75,13 @@ def honest(program: Program) -> Run:
 
 def _needed(program: Program) -> set[int]:
     """The slots that an operator at the context's last step can read: its own step, the one before, and every page of a cache."""
-    count, last = len(program.operators), program.context - 1
-    pages = [number for number, operator in enumerate(program.operators) if operator.kind == "append"]
-    kept = {step * count + number for step in range(PAGE - 1, last, PAGE) for number in pages}
-    return kept | set(range((last - 1) * count, (last + 1) * count))
+    width, last = program.head.leaves, program.context - 1
+    appends = [operator for operator in program.operators if operator.kind == "append"]
+    pages = [operator.leaf for operator in appends if operator.leaf != NO_LEAF]
+    rows = [operator.inputs[0].leaf for operator in appends if operator.leaf == NO_LEAF]
+    kept = {step * width + rank for step in range(PAGE - 1, last, PAGE) for rank in pages}
+    kept |= {step * width + rank for step in range(last) for rank in rows}
+    return kept | set(range((last - 1) * width, (last + 1) * width))
 
 
 def _generated(program: Program, prompt: list[int], keeper: Keeper) -> Any:
@@ -93,7 +96,7 @@ def _generated(program: Program, prompt: list[int], keeper: Keeper) -> Any:
 
 def lied(program: Program, run: Run, slot: int) -> Run:
     """The same run with the last value of a tensor changed, and committed to."""
-    operator = program.operators[slot % len(program.operators)]
+    operator = program.operators[program.place(slot)[1]]
     values = list(unpack(operator.type, run.tensors[slot]))
     values[-1] += 1 if values[-1] < operator.high else -1
     data = pack(operator.type, values)
@@ -105,10 +108,10 @@ def lied(program: Program, run: Run, slot: int) -> Run:
 
 
 def chosen(program: Program) -> dict[str, list[int]]:
-    """First, middle and last operator of each kind whose interval leaves room for a lie."""
+    """First, middle and last operator of each kind that has a leaf, and an interval that leaves room for a lie."""
     kinds: dict[str, list[int]] = defaultdict(list)
     for number, operator in enumerate(program.operators):
-        if operator.low < operator.high:
+        if operator.low < operator.high and operator.leaf != NO_LEAF:
             kinds[operator.kind].append(number)
     return {kind: sorted({all_[0], all_[len(all_) // 2], all_[-1]}) for kind, all_ in kinds.items()}
 
@@ -122,7 +125,8 @@ def measure(benchmark: Benchmark, program: Program) -> None:
     for kind, numbers in sorted(chosen(program).items()):
         sizes, times, searches = [], [], []
         for number in numbers:
-            slot = last * len(program.operators) + number
+            slot = program.slot(last, number)
+            assert slot is not None
             liar = lied(program, run, slot)
             claim = CommittedRun(liar.header, liar, SEED)
             subject = Subject(program, manifest, trace_of(liar.header))

@@ -13,7 +13,7 @@ from avow.exact import fraud, hashing, openings
 from avow.exact.committed import CommittedRun
 from avow.exact.fraud import FraudProof, NotShown, Opened, ProofError
 from avow.exact.hashing import CHUNK, INPUT_SLOT, OUTPUT_SLOT, SALT, Header, Salts, trace_of
-from avow.exact.program import CONSTANT, INPUT, OPERATOR, PREVIOUS, Head, Operator, Source, Tensor
+from avow.exact.program import CONSTANT, INPUT, NO_LEAF, OPERATOR, PREVIOUS, Head, Operator, Source, Tensor
 from avow.exact.prover import OtherInputs, Subject, check_header, find_fault
 from avow.exact.referee import Guilty, referee
 from avow.exact.sites import Layout, Site
@@ -24,12 +24,13 @@ from avow.receipt.encoding import encode, tagged_hash
 from tests.exact import language_model, programs
 from tests.exact.traces import SEED, manifest_of, program_id
 
-HEAD = Head("once", 64, (Tensor("int8", (4,), -1, 1),), (0,), (), -1, bytes(32), 8, bytes(32), 1, bytes(32))
+HEAD = Head("once", 64, (Tensor("int8", (4,), -1, 1),), (0,), (), -1, bytes(32), 8, bytes(32), 1, bytes(32), 8)
 
 
 def source(origin, number, kind, shape, low=None, high=None):
     least, most = RANGES[kind]
-    return Source(origin, number, kind, shape, least if low is None else low, most if high is None else high)
+    leaf = NO_LEAF if origin in (CONSTANT, INPUT) else number
+    return Source(origin, number, kind, shape, least if low is None else low, most if high is None else high, leaf)
 
 
 @dataclass
@@ -48,6 +49,7 @@ class Stranger:
 
     def __post_init__(self):
         self.random = Random(self.seed)
+        self.record = replace(self.record, leaf=self.number)
         self.site = Site(self.head, self.record, self.number, self.step, self.steps, self.prompt)
         self.opened, self.digests, self.ends = {}, {}, {}
         self.constants, self.records = {}, {}
@@ -93,7 +95,7 @@ class Stranger:
         operators = merkle.tree(records)
         constants = merkle.tree([self.records.get(number, b"other") for number in range(count)])
         head = replace(self.head, operators_root=operators[-1][0], constants=count, constants_root=constants[-1][0])
-        leaves = self.steps * head.operators
+        leaves = self.steps * head.leaves
         tree = merkle.tree([self.digests.get(slot, b"other") for slot in range(leaves)])
         shown = sorted(slot for slot in self.opened if slot < leaves)
         header = Header(
@@ -109,7 +111,7 @@ class Stranger:
             tensors=tuple(self.opened[slot] for slot in sorted(self.opened)),
             leaves=tuple(openings.multiproof(tree, shown)) if shown else (),
             constants=tuple(self.constants[number] for number in sorted(self.constants)),
-            constant_hashes=tuple(openings.multiproof(constants, sorted(self.constants))) if self.constants else (),
+            constant_hashes=tuple(openings.multiproof(constants, sorted(self.constants))) if self.constants else (), operator=self.number,
         )  # fmt: skip
         return referee(proof.encoded(), program_id(manifest), trace_of(header))
 
@@ -152,7 +154,9 @@ def test_an_output_far_beyond_the_run_has_no_value(index, slot):
     """The step that such an index comes from has a tensor of more bytes than a length can say."""
     record = Operator("reshape", (source(OPERATOR, 0, "int8", (1,)),), "int32", (-1,), -5, 5)
     tree = merkle.tree([record.encoded()])
-    head = replace(HEAD, operators=1, operators_root=tree[-1][0], constants=0, constants_root=merkle.EMPTY_LIST_ROOT)
+    head = replace(
+        HEAD, operators=1, operators_root=tree[-1][0], constants=0, constants_root=merkle.EMPTY_LIST_ROOT, leaves=1
+    )
     total = hashing.chunk_count(Site(head, record, 0, index, 1, 0).layout.length)
     opened = Opened(slot, ((0, bytes(SALT + CHUNK)),), (bytes(32),) * len(openings.missing(total, [0])))
     header = Header(head.root(), 1, 0, {}, "whole", 1, bytes(32), (bytes(32),), (bytes(32),), bytes(32)).encoded()
@@ -255,7 +259,7 @@ def test_a_trace_of_another_prompt_is_of_other_inputs(claimed):
     from avow.exact.kernels.tracer import BulkTracer
 
     _, trace = machine.trace(
-        claimed, parameters, BulkTracer(SEED, len(program.operators)), steps=len(claimed) + 1, finish="text"
+        claimed, parameters, BulkTracer(SEED, program.ranks), steps=len(claimed) + 1, finish="text"
     )
     subject = Subject(program, manifest_of(program), trace.trace)
     node = CommittedRun(trace.header, lied, SEED)

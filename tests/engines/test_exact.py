@@ -82,7 +82,7 @@ def test_a_replay_is_the_run_and_answers_for_every_tensor(engine):
     header = Header.parse(trace.header)
     replay = engine.replay(request(rows), {}, Salts(SEED), header)
     assert list(replay.leaves) == list(trace.leaves)
-    keeper = Keeper(Recorder(SEED, len(engine._exact.operators)), len(engine._exact.operators))
+    keeper = Keeper(Recorder(SEED, engine._exact.ranks), engine._exact.ranks)
     engine.run(engine._integers(request(rows)), keeper)
     assert [replay.tensor(slot) for slot in range(header.leaves)] == [
         keeper.tensors[slot] for slot in range(header.leaves)

@@ -58,6 +58,11 @@ def leaf_slots(claim):
     return [slot for slot in claim.tensors if slot < OUTPUT_SLOT]
 
 
+def operator_at(program, slot):
+    """The number of the operator whose leaf it is."""
+    return program.place(slot)[1]
+
+
 # --- Values --------------------------------------------------------------------------------------------------------
 
 
@@ -83,7 +88,7 @@ def test_a_changed_value_is_convicted(seed):
     claim, own = honest(seed)
     random = Random(seed)
     slot = random.choice(leaf_slots(claim))
-    operator = claim.program.operators[slot % len(claim.program.operators)]
+    operator = claim.program.operators[operator_at(claim.program, slot)]
     values = unpack(operator.type, claim.tensors[slot])
     index = random.randrange(len(values))
     value = another(random, operator, values[index], inside=random.random() < 0.8)
@@ -101,7 +106,7 @@ def test_a_change_that_goes_on_is_convicted(seed):
     where = []
 
     def tamper(step, index, values):
-        if step * len(program.operators) + index != slot:
+        if program.slot(step, index) != slot:
             return values
         place = random.randrange(len(values))
         value = another(random, program.operators[index], values[place], inside=True)
@@ -122,7 +127,7 @@ def test_several_changes_are_convicted_at_the_first(seed):
     random = Random(seed)
     changed = {}
     for slot in random.choices(leaf_slots(claim), k=4):
-        operator = claim.program.operators[slot % len(claim.program.operators)]
+        operator = claim.program.operators[operator_at(claim.program, slot)]
         index = random.randrange(len(unpack(operator.type, claim.tensors[slot])))
         value = another(random, operator, unpack(operator.type, own.tensor(slot))[index], inside=True)
         if value is not None:
@@ -141,7 +146,7 @@ def attempts(claim, own, random):
     search = _Search(claim.subject, header, own, Salts(SEED), claim)
 
     def site_of(slot):
-        step, number = divmod(slot, len(program.operators))
+        step, number = program.place(slot)
         return Site(program.head, program.operators[number], number, step, header.steps, header.prompt)
 
     def content(slot):
@@ -170,12 +175,12 @@ def attempts(claim, own, random):
     for k, number in enumerate(program.outputs):
         slot = OUTPUT_SLOT + k
         first = max(header.prompt - 1, 0)
-        site = site_of(first * len(program.operators) + number)
+        site = site_of(program.slot(first, number))
         yield search._of_operator("length", site, slot, content=content(slot), leaves=())
         yield search._opening("output", site, slot, 0, {slot: {0}, site.slot: {0}})
     if program.mode == "generate":
         for step in range(header.prompt - 1, header.steps):
-            site = site_of(step * len(program.operators) + program.token)
+            site = site_of(program.slot(step, program.token))
             yield search._opening("end", site, site.slot, 0, {site.slot: {0}})
 
 
@@ -215,7 +220,7 @@ def test_nothing_mutated_convicts_an_honest_trace(seed, data):
 def test_another_traces_fault_convicts_nobody_else(seed):
     claim, own = honest(seed)
     slot = leaf_slots(claim)[-1]
-    operator = claim.program.operators[slot % len(claim.program.operators)]
+    operator = claim.program.operators[operator_at(claim.program, slot)]
     value = another(Random(seed), operator, unpack(operator.type, claim.tensors[slot])[0], inside=True)
     if value is None:
         return
@@ -311,9 +316,7 @@ def test_the_edges_of_a_header():
     assert header_fault(replace(longer, program=full.root()), full) is None
     less = replace(head, context=header.steps - 1)
     assert header_fault(replace(longer, program=less.root()), less) == "the number of steps"
-    one = replace(
-        header, steps=header.prompt, leaves=header.prompt * head.operators, parameters=edge | {"max_tokens": 1}
-    )
+    one = replace(header, steps=header.prompt, leaves=header.prompt * head.leaves, parameters=edge | {"max_tokens": 1})
     assert header_fault(replace(one, finish="length"), head) is None
 
 
@@ -488,7 +491,7 @@ class Overlay:
 def test_what_is_withheld_can_be_demanded_step_by_step(seed):
     claim, own = honest(seed)
     slot = Random(seed).choice(leaf_slots(claim))
-    operator = claim.program.operators[slot % len(claim.program.operators)]
+    operator = claim.program.operators[operator_at(claim.program, slot)]
     value = another(Random(seed), operator, unpack(operator.type, claim.tensors[slot])[0], inside=True)
     liar = claim if value is None else claim.altered(slot, 0, value)
     overlay = Overlay(liar)

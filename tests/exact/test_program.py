@@ -100,6 +100,7 @@ def test_the_root_is_what_the_specification_says():
             merkle.root(records),
             2,
             merkle.root(constants),
+            3,
         ]
     )
     assert built.head.encoded() == head
@@ -311,7 +312,9 @@ def test_input_reads_the_programs_inputs_as_they_are():
 
 def test_a_sequence_reads_the_step_before_even_of_later_operators():
     later = dataclasses.replace(CLIP, origin=PREVIOUS, id=2, low=-127, high=127)
-    assert Program.build(**parts(mode="sequence", operators=with_source(0, later))).operators[2].inputs[0] == later
+    assert Program.build(**parts(mode="sequence", operators=with_source(0, later))).operators[2].inputs[
+        0
+    ] == dataclasses.replace(later, leaf=2)
     positive = [*parts()["operators"][:1], dataclasses.replace(parts()["operators"][1], low=1), parts()["operators"][2]]
     positive[2] = dataclasses.replace(
         positive[2], inputs=(dataclasses.replace(CLIP, origin=PREVIOUS, low=1), positive[2].inputs[1])

@@ -93,7 +93,7 @@ def test_any_mixture_of_wrong_values_and_wrong_salts(seed):
     slots = leaf_slots(claim)
     lied = random.sample(slots, random.randint(1, min(4, len(slots))))
     for slot in lied:
-        operator = claim.program.operators[slot % len(claim.program.operators)]
+        operator = claim.program.operators[claim.program.place(slot)[1]]
         values = unpack(operator.type, liar.tensors[slot])
         value = another(random, operator, values[0], inside=True)
         if value is None:
@@ -114,7 +114,7 @@ def test_the_questions_do_not_grow_with_what_differs():
     inputs = programs.inputs_of(program, 7, steps=70)
     claim = traces.traced(program, inputs)
     slots = leaf_slots(claim)
-    operator = program.operators[slots[-1] % len(program.operators)]
+    operator = program.operators[program.place(slots[-1])[1]]
     values = unpack(operator.type, claim.tensors[slots[-1]])
     value = another(Random(0), operator, values[0], inside=True)
     assert value is not None

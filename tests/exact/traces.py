@@ -25,14 +25,18 @@ def program_id(manifest: bytes) -> bytes:
 
 
 class Keeper:
-    """A tracer that keeps every tensor by its slot."""
+    """A tracer that keeps every tensor by its step and operator."""
 
-    def __init__(self, operators: int) -> None:
-        self.operators = operators
-        self.tensors: dict[int, bytes] = {}
+    def __init__(self) -> None:
+        self.found: dict[tuple[int, int], bytes] = {}
 
     def record(self, step, operator, data):
-        self.tensors[step * self.operators + operator] = bytes(data)
+        self.found[step, operator] = bytes(data)
+
+    def tensors(self, program: Program) -> dict[int, bytes]:
+        """Those that have a leaf, by slot."""
+        ranks, width = program.ranks, program.head.leaves
+        return {step * width + ranks[number]: data for (step, number), data in self.found.items() if ranks[number] >= 0}
 
     def finish(self, **_):
         raise AssertionError
@@ -125,7 +129,7 @@ class Claim:
             return self.program.inputs[slot - INPUT_SLOT].type
         if slot >= OUTPUT_SLOT:
             return self.program.operators[self.program.outputs[slot - OUTPUT_SLOT]].type
-        return self.program.operators[slot % len(self.program.operators)].type
+        return self.program.operators[self.program.place(slot)[1]].type
 
 
 class OwnRun:
@@ -138,7 +142,7 @@ class OwnRun:
 
 def traced(program: Program, inputs, parameters=None, *, seed=SEED, steps=None, tamper=None, finish=None) -> Claim:
     """Run and commit. `steps`: run on past end tokens to as many. `tamper(step, operator, values)` may change what goes on."""
-    keeper = Keeper(len(program.operators))
+    keeper = Keeper()
     prompt = len(inputs[0]) // 4 if program.mode == "generate" else 0
     if steps is None and tamper is None:
         result = machine_run(program, inputs, parameters=parameters, tracer=keeper)
@@ -146,14 +150,12 @@ def traced(program: Program, inputs, parameters=None, *, seed=SEED, steps=None, 
     else:
         steps, ended = _run(program, inputs, prompt, parameters, steps, tamper, keeper)
         outputs = [
-            b"".join(
-                keeper.tensors[step * len(program.operators) + number] for step in range(max(prompt - 1, 0), steps)
-            )
+            b"".join(keeper.found[step, number] for step in range(max(prompt - 1, 0), steps))
             for number in program.outputs
         ]
-    recorder = Recorder(seed, len(program.operators))
-    for slot in sorted(keeper.tensors):
-        recorder.record(*divmod(slot, len(program.operators)), keeper.tensors[slot])
+    recorder = Recorder(seed, program.ranks)
+    for place in sorted(keeper.found):
+        recorder.record(*place, keeper.found[place])
     p = parameters or Parameters()
     trace: Trace = recorder.finish(
         program=program.root,
@@ -169,7 +171,7 @@ def traced(program: Program, inputs, parameters=None, *, seed=SEED, steps=None, 
     ends = {INPUT_SLOT + k: data for k, data in enumerate(inputs)} | {
         OUTPUT_SLOT + k: data for k, data in enumerate(outputs)
     }
-    return Claim(program, trace.header, list(trace.leaves), {**keeper.tensors, **ends}, {-1: Salts.of(seed)})
+    return Claim(program, trace.header, list(trace.leaves), {**keeper.tensors(program), **ends}, {-1: Salts.of(seed)})
 
 
 def _run(program, inputs, prompt, parameters, steps, tamper, keeper):

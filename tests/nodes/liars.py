@@ -78,7 +78,7 @@ class LyingEngine:
 
     def _traced(self, request, seed):
         program = self._engine._exact
-        keeper = Keeper(BulkTracer(seed, len(program.operators)), len(program.operators))
+        keeper = Keeper(BulkTracer(seed, program.ranks), program.ranks)
         liar = LyingTracer(keeper, program, self.lies)
         call = _Call(self._engine, liar)
         answer = self._engine._answer(request, call)

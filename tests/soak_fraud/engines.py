@@ -41,10 +41,10 @@ class Lying:
 
     def _tracer(self, salts, lie, *, keep=False):
         """The tracer that lies, and the keeper of what it told."""
-        count = len(self._program.operators)
-        inner = keeper = BulkTracer(salts, count)
+        ranks = self._program.ranks
+        inner = keeper = BulkTracer(salts, ranks)
         if keep:
-            inner = keeper = Keeper(inner, count)
+            inner = keeper = Keeper(inner, ranks)
         return LyingTracer(inner, self._program, [lie]), keeper
 
     def replay(self, request, effective, salts, header, **hints):

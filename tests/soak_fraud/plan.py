@@ -137,7 +137,7 @@ def length_of(operator: Operator, step: int) -> int:
 
 def own_leaf(program: Program, step: int, operator: int) -> int | None:
     """The leaf of an operator's output at a step; None where it has none."""
-    return step * len(program.operators) + operator
+    return program.slot(step, operator)
 
 
 def looked_at(honest: Honest, case: Case) -> Case:

@@ -149,7 +149,7 @@ class ExactEngine:
 
     def traced_infer(self, request: Mapping[str, Any], seed: bytes) -> tuple[dict[str, Any], Trace]:
         """`infer`, and the run's trace, salted from the opening's seed; a KeptTensors where the run took long."""
-        call = _Call(self, BulkTracer(seed, len(self._exact.operators)))
+        call = _Call(self, BulkTracer(seed, self._exact.ranks))
         answer = self._answer(request, call)
         if call.trace is None:
             call.run_zeros()
@@ -170,7 +170,7 @@ class ExactEngine:
         """The honest run of a request, over as many steps as the header claims (missing ones are zeros)."""
         del effective, said
         fitted = [_of_length(array, header.steps) for array in self._integers(request)]
-        outputs, trace = self.run(fitted, BulkTracer(salts, len(self._exact.operators)))
+        outputs, trace = self.run(fitted, BulkTracer(salts, self._exact.ranks))
         assert trace is not None
         return Replayed(self, self._exact, fitted, outputs, trace.leaves)
 
@@ -193,7 +193,7 @@ class ExactEngine:
         program = self._exact
         ends = sum(size_of(program.operators[at].shape) * WIDTHS[program.operators[at].type] for at in program.outputs)
         steps = len(self._integers(request)[0])
-        return steps * (32 * len(program.operators) + ends)
+        return steps * (32 * program.head.leaves + ends)
 
     def restore(
         self,
@@ -394,7 +394,7 @@ class Replayed:
     ) -> None:
         self.leaves = leaves
         self._engine = engine
-        self._operators = len(exact.operators)
+        self._exact = exact
         self._inputs = inputs
         self._ends = {
             first + at: array
@@ -406,7 +406,7 @@ class Replayed:
         """The bytes of a tensor of the run. Raises KeyError for a slot of nothing."""
         if slot in self._ends:
             return bytes(view_of(self._ends[slot]))
-        step, operator = divmod(slot, self._operators)
+        step, operator = self._exact.place(slot)
         if not 0 <= step < len(self._inputs[0]):
             raise KeyError(slot)
         return self._engine.tensor(self._inputs, step, operator)

@@ -162,7 +162,7 @@ class ExactChat:
         if effective["n"] != 1:
             raise UnsupportedParameter("an answer that can be challenged has one choice", param="n")
         machine = self._running()
-        tracer = BulkTracer(seed, len(self._exact.operators))
+        tracer = BulkTracer(seed, self._exact.ranks)
         traces: list[Trace] = []
 
         def run(prompt: list[int], parameters: Parameters, *, on_token: Callable[[int], bool]) -> Generated:

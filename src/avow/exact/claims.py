@@ -92,8 +92,8 @@ class ClaimedTree:
         return self._own[0][index]
 
     def differing(self) -> Iterator[int]:
-        """The leaves that differ from one's own, in order."""
-        pending = [(self._top, 0)]
+        """The leaves that differ from one's own, in order. A tree without leaves has one root: there is nothing to differ."""
+        pending = [(self._top, 0)] if self._total else []
         while pending:
             level, index = pending.pop()
             if self.node(level, index) == self._own[level][index]:

@@ -9,7 +9,7 @@ Rules:
      length    a tensor does not have the length that the program gives it;
      presence  an operator has a tensor at a step at which it does not run, or none where it does;
      element   a value of an operator's output is not what the operator gives;
-     output    a value of a program output is not the value of the operator that it comes from;
+     output    a value of a program output is not the value of the operator that it comes from; where that has no leaf: not what it gives;
      end       the run went on after an end token, or ends with one and does not say so, or says so and does not;
      salt      a chunk of a run is under another salt than the one that the header's key gives it.
 3. `slot` says which tensor is meant (hashing.py, rule 4), `index` which of its values.
@@ -28,6 +28,7 @@ from avow.errors import EncodingError, TooLarge, VerificationError
 from avow.exact import hashing
 from avow.exact.openings import ascending
 from avow.exact.program import MAX_RECORD_BYTES
+from avow.exact.specification.cones import MAX_INNER
 from avow.receipt import fields
 from avow.receipt.encoding import Value, decode, encode
 
@@ -50,13 +51,17 @@ MEMBERS: Mapping[FaultKind, tuple[str, ...]] = {
     "program": (),
     "header": ("header", "head"),
     "input": ("header", "head", "slot", "index", "tensors"),
-    "length": ("header", "head", "slot", "record", "path", "content", "leaves"),
-    "presence": ("header", "head", "slot", "record", "path", "digest", "leaves"),
+    "length": ("header", "head", "slot", "operator", "record", "path", "content", "leaves"),
+    "presence": ("header", "head", "slot", "operator", "record", "path", "digest", "leaves"),
     "element": (
-        "header", "head", "slot", "record", "path", "index", "witness", "tensors", "leaves", "constants", "constant_hashes",
+        "header", "head", "slot", "operator", "record", "path", "inside", "inside_hashes", "index", "witness", "tensors", "leaves",
+        "constants", "constant_hashes",
     ),
-    "output": ("header", "head", "slot", "record", "path", "index", "tensors", "leaves"),
-    "end": ("header", "head", "slot", "record", "path", "tensors", "leaves"),
+    "output": (
+        "header", "head", "slot", "operator", "record", "path", "inside", "inside_hashes", "index", "tensors", "leaves",
+        "constants", "constant_hashes",
+    ),
+    "end": ("header", "head", "slot", "operator", "record", "path", "tensors", "leaves"),
     "salt": ("header", "head", "slot", "key", "content", "tensors", "leaves"),
 }  # fmt: skip
 
@@ -120,8 +125,10 @@ class FraudProof:
     """Rule 1's map. What its kind does not have is empty here; `witness` is None also where an element needs none.
 
     `manifest`: of the statement's program. `header`: the trace's, encoded. `head`: the exact program's, encoded; empty where the header is
-    none. `record` and `path`: the operator's, under the head; empty for a program input's length. `content`: byte length and root of a
-    digest. `key`: of the salts. `leaves`, `constant_hashes`: the multiproofs for what is opened of the leaves' and the constants' trees.
+    none. `operator`, `record` and `path`: the operator's number and record, under the head; empty for a program input's length. `inside`:
+    the records, by number, of the operators without a leaf that are computed, with their multiproof `inside_hashes`.
+    `content`: byte length and root of a digest. `key`: of the salts. `leaves`, `constant_hashes`: the multiproofs for what is opened of
+    the leaves' and the constants' trees.
     """
 
     kind: FaultKind
@@ -140,14 +147,20 @@ class FraudProof:
     constants: tuple[Opened, ...] = ()
     constant_hashes: tuple[bytes, ...] = ()
     key: bytes = b""
+    operator: int = 0
+    inside: tuple[tuple[int, bytes], ...] = ()
+    inside_hashes: tuple[bytes, ...] = ()
 
     def encoded(self) -> bytes:
         everything: dict[str, Value] = {
             "header": self.header,
             "head": self.head,
             "slot": self.slot,
+            "operator": self.operator,
             "record": self.record,
             "path": list(self.path),
+            "inside": [[number, record] for number, record in self.inside],
+            "inside_hashes": list(self.inside_hashes),
             "index": self.index,
             "witness": self.witness,
             "digest": self.digest,
@@ -210,6 +223,18 @@ def _opened(value: Value, field: str) -> tuple[Opened, ...]:
     return found
 
 
+def _inside(value: Value) -> tuple[tuple[int, bytes], ...]:
+    """Records by number, in order, each once."""
+    pairs = [_items(item, "inside", 2) for item in fields.array(value, "inside", max_length=MAX_INNER)]
+    found = tuple(
+        (fields.integer(number, "inside"), fields.octets(record, "inside", 0, MAX_RECORD_BYTES))
+        for number, record in pairs
+    )
+    if not ascending([number for number, _ in found]):
+        raise fields.FieldError("records are out of order or twice", field="inside")
+    return found
+
+
 def _content(value: Value) -> tuple[int, bytes]:
     length, root = _items(value, "content", 2)
     return fields.integer(length, "content"), fields.octets(root, "content", 32)
@@ -219,7 +244,10 @@ _READERS: Mapping[str, Callable[[Value], Any]] = {
     "header": lambda value: fields.octets(value, "header", 0, hashing.MAX_HEADER),
     "head": lambda value: fields.octets(value, "head", 0, MAX_RECORD_BYTES),
     "slot": lambda value: fields.integer(value, "slot"),
+    "operator": lambda value: fields.integer(value, "operator"),
     "record": lambda value: fields.octets(value, "record", 0, MAX_RECORD_BYTES),
+    "inside": _inside,
+    "inside_hashes": lambda value: _hashes(value, "inside_hashes"),
     "path": lambda value: _hashes(value, "path"),
     "index": lambda value: fields.integer(value, "index"),
     "witness": lambda value: None if value is None else fields.integer(value, "witness"),

@@ -11,8 +11,8 @@ Rules:
    salt(slot, n) = block(slot, n // 2)[16·(n mod 2) : 16·(n mod 2) + 16].
    The header holds H("avow/trace-salts/1", key): a chunk under any other salt than its own is a fault by itself.
 4. Slot i, for i < 2^62, is leaf i; 2^63 + k is program input k; 2^62 + k is program output k.
-5. A run gives one leaf per step and operator, leaf i = step · operators + operator: the digest of the operator's output, or 32 zero
-   bytes where the operator does not run at that step. The leaves are the data of an RFC 6962 tree.
+5. A run gives one leaf per step and operator that has one by the program, leaf i = step · leaves + rank: the digest of the operator's
+   output, or 32 zero bytes where the operator does not run at that step. The leaves are the data of an RFC 6962 tree.
    A leaf holds an output only. What an operator read is no claim: the program says which leaves, constants and inputs those are.
 6. The header binds the program, the number of steps and leaves, the leaves' root, the digests of the program's inputs and outputs,
    the salts' key, the sampling parameters and the reason for the end. trace = H("avow/trace/1", header), which the statement carries.
@@ -162,7 +162,7 @@ class Header:
     """What a trace says of a run as a whole.
 
     `prompt` is the number of the prompt's tokens, 0 for what is no language model; `parameters` are empty then. `leaves` is
-    steps · operators, `root` the RFC 6962 root over them; `inputs` and `outputs` are digests; `salts` is rule 3's hash of the key.
+    steps · leaves of a step, `root` the RFC 6962 root over them; `inputs` and `outputs` are digests; `salts` is rule 3's hash of the key.
     """
 
     program: bytes
@@ -248,7 +248,10 @@ class Trace:
 
 
 class Tracer(Protocol):
-    """What a run reports to. Within a step operators come in order; one that does not run is left out."""
+    """What a run reports to. Within a step operators come in order; one that does not run is left out.
+
+    A machine may leave out operators without a leaf where it knows that the tracer does not look at them.
+    """
 
     def record(self, step: int, operator: int, data: Buffer) -> None:
         """The output of `operator` at `step`. The bytes are read before the call returns."""
@@ -268,18 +271,35 @@ class Tracer(Protocol):
         ...
 
 
+def ranks_of(operators: int | Sequence[int]) -> Sequence[int]:
+    """The ranks of operators' leaves; of a number of operators, all of which have one, their own numbers."""
+    return range(operators) if isinstance(operators, int) else operators
+
+
+def leaves_of(ranks: Sequence[int]) -> int:
+    """How many leaves a step has."""
+    return max(ranks, default=-1) + 1
+
+
 class Recorder:
     """The tracer that defines the others: one hash at a time, rule by rule."""
 
-    def __init__(self, salts: Salts | bytes, operators: int) -> None:
-        """`salts`: or the seed that they come from. `operators`: how many the program has."""
+    def __init__(self, salts: Salts | bytes, operators: int | Sequence[int]) -> None:
+        """`salts`: or the seed that they come from. `operators`: of each the rank of its leaf, −1 for none; or how many there are, all with
+        one.
+        """
         self._salts = Salts.of(salts)
-        self._operators = operators
+        self._ranks = ranks_of(operators)
+        self._width = leaves_of(self._ranks)
         self._leaves: list[bytes] = []
 
     def record(self, step: int, operator: int, data: Buffer) -> None:
-        index = step * self._operators + operator
-        if not (0 <= operator < self._operators and index >= len(self._leaves)):
+        if not 0 <= operator < len(self._ranks):
+            raise ValueError("there is no such operator")
+        if self._ranks[operator] < 0:
+            return
+        index = step * self._width + self._ranks[operator]
+        if index < len(self._leaves):
             raise ValueError("operators are recorded in order, each once")
         self._leaves.extend([ABSENT] * (index - len(self._leaves)))
         self._leaves.append(self._salts.digest(index, data))
@@ -295,7 +315,7 @@ class Recorder:
         inputs: Sequence[Buffer],
         outputs: Sequence[Buffer],
     ) -> Trace:
-        count = steps * self._operators
+        count = steps * self._width
         self._leaves.extend([ABSENT] * (count - len(self._leaves)))
         if len(self._leaves) != count:
             raise ValueError("more was recorded than the run has steps")

@@ -4,7 +4,9 @@ Rules:
 1. A chunk has the size, and a digest the length, that the program gives the tensor.
 2. The digests of operators' outputs are under the header's root at their slots; those of program inputs and outputs are the header's own;
    constants are under the head's root, at their numbers.
-3. Only tensors are opened that the operator in question gives or reads; every chunk that is opened is read.
+3. Only tensors are opened that the operator in question, or one without a leaf that it reads, gives or reads; every chunk that is opened is
+   read.
+4. The records of operators without a leaf are under the head's root at their numbers, of a form that can be computed; each is needed.
 
 Pure: no clock, no input or output, integers and bytes only.
 """
@@ -16,8 +18,10 @@ from avow.exact.descent import end_digest
 from avow.exact.errors import NotOpened
 from avow.exact.fraud import FraudProof, NotCommitted, NotShown, Opened
 from avow.exact.hashing import INPUT_SLOT, OUTPUT_SLOT, SALT, Header
-from avow.exact.program import Head
-from avow.exact.sites import ChunkedValues, Layout, Site, Values, input_layout, output_layout
+from avow.exact.program import NO_LEAF, Head, Operator, Source
+from avow.exact.reading import ChunkedValues, Values
+from avow.exact.sites import Layout, Site, input_layout, output_layout
+from avow.exact.specification import check_form
 from avow.receipt import merkle
 from avow.receipt.encoding import encode
 
@@ -42,15 +46,18 @@ class _View:
 
 
 class Openings:
-    """All that a proof opens, verified against the header and the head: the reader of its element (sites.py)."""
+    """All that a proof opens, verified against the header and the head: the reader of its element (reading.py)."""
 
     def __init__(self, proof: FraudProof, header: Header, head: Head, site: Site | None) -> None:
         """`site`: where the layouts of leaves and constants come from; None where only program inputs are opened."""
         self._run: dict[int, _View] = {}
         self._constants: dict[int, _View] = {}
+        self._inside = _inside(proof, head)
+        self._needed: set[int] = set()
+        sites = [] if site is None else [site, *(site.of(number, each) for number, each in self._inside.items())]
         leaves: dict[int, bytes] = {}
         for tensor in proof.tensors:
-            layout = _layout(tensor.slot, proof, header, head, site)
+            layout = _layout(tensor.slot, proof, header, head, sites)
             digest = _digest(tensor, layout, SALT)
             if tensor.slot < header.leaves:
                 leaves[tensor.slot] = merkle.leaf_hash(digest)
@@ -58,14 +65,12 @@ class Openings:
                 raise NotCommitted("what is opened is not the program's input or output")
             self._run[tensor.slot] = _View(layout, dict(tensor.chunks), SALT)
         check_under(leaves, header.leaves, proof.leaves, header.root)
-        self._open_constants(proof, head, site)
+        self._open_constants(proof, head, sites)
 
-    def _open_constants(self, proof: FraudProof, head: Head, site: Site | None) -> None:
+    def _open_constants(self, proof: FraudProof, head: Head, sites: Sequence[Site]) -> None:
         records: dict[int, bytes] = {}
         for tensor in proof.constants:
-            source = site.constant(tensor.slot) if site is not None else None
-            if site is None or source is None:
-                raise NotShown("the operator does not read the constant that is opened")
+            site, source = _constant(tensor.slot, sites)
             layout = site.layout_of(source)
             digest = _digest(tensor, layout, 0)
             records[tensor.slot] = merkle.leaf_hash(encode([source.type, list(source.shape), digest]))
@@ -78,11 +83,46 @@ class Openings:
     def constant(self, number: int, layout: Layout) -> Values:
         return _values(self._constants, number, layout)
 
+    def operator(self, number: int) -> Operator:
+        operator = self._inside.get(number)
+        if operator is None:
+            raise NotOpened("the record of an operator that is computed is not opened")
+        self._needed.add(number)
+        return operator
+
     def check_used(self) -> None:
         """Nothing is opened that was not read."""
+        if len(self._needed) != len(self._inside):
+            raise NotShown("more records are opened than the fault needs")
         for view in (*self._run.values(), *self._constants.values()):
             if len(view.values.touched) != len(view.chunks):
                 raise NotShown("more is opened than the fault needs")
+
+
+def _inside(proof: FraudProof, head: Head) -> dict[int, Operator]:
+    """Rule 4's operators by number."""
+    records = dict(proof.inside)
+    check_under(
+        {number: merkle.leaf_hash(record) for number, record in records.items()},
+        head.operators,
+        proof.inside_hashes,
+        head.operators_root,
+    )
+    found = {number: Operator.parse(record) for number, record in records.items()}
+    for number, operator in found.items():
+        if operator.leaf != NO_LEAF:
+            raise NotShown("an operator that has a leaf is read there")
+        check_form(head, number, operator)
+    return found
+
+
+def _constant(number: int, sites: Sequence[Site]) -> tuple[Site, Source]:
+    """Who reads a constant, and as what."""
+    for site in sites:
+        source = site.constant(number)
+        if source is not None:
+            return site, source
+    raise NotShown("the operator does not read the constant that is opened")
 
 
 def _values(views: Mapping[int, _View], key: int, layout: Layout) -> Values:
@@ -94,17 +134,18 @@ def _values(views: Mapping[int, _View], key: int, layout: Layout) -> Values:
     return view.values
 
 
-def _layout(slot: int, proof: FraudProof, header: Header, head: Head, site: Site | None) -> Layout:
+def _layout(slot: int, proof: FraudProof, header: Header, head: Head, sites: Sequence[Site]) -> Layout:
     """What the tensor in a slot has to be. Raises NotShown for a slot that has no business in the proof."""
-    if site is None:
+    if not sites:
         if slot == proof.slot and 0 <= slot - INPUT_SLOT < len(head.inputs):
             return input_layout(head, head.inputs[slot - INPUT_SLOT], header.steps, header.prompt)
     elif slot == proof.slot and OUTPUT_SLOT <= slot < INPUT_SLOT:
-        return output_layout(head, site.operator, header.steps, header.prompt)
-    else:
-        layout = site.layout_at(slot)
-        if layout is not None and (slot < header.leaves or slot >= INPUT_SLOT):
-            return layout
+        return output_layout(head, sites[0].operator, header.steps, header.prompt)
+    elif slot < header.leaves or slot >= INPUT_SLOT:
+        for site in sites:
+            layout = site.layout_at(slot)
+            if layout is not None:
+                return layout
     raise NotShown("a tensor is opened that the fault does not need")
 
 

@@ -3,7 +3,8 @@
 Rules:
 1. An outline is the header of the program's file, byte for byte, of at most 1 MiB: records, types, shapes and digests, and no value.
 2. It gives the program root, as the whole file would.
-3. Structure and every record's form hold (`check_form`): no operator of it is one that a referee could not judge. What constants' values
+3. Structure and every record's form hold (`check_form`), and the bounds of what is computed without a leaf (`check_cones`): no operator
+   of it is one that a referee could not judge. What constants' values
    have to be is not seen from here; whoever loads the program proves it (specification/bounds.py).
 
 Pure: no clock, no input or output, integers and bytes only.
@@ -14,6 +15,7 @@ from avow.exact.errors import BadProgram
 from avow.exact.program import ALIGNMENT, MAX_CONSTANTS, MAX_FILE_BYTES, Program
 from avow.exact.records import Constant, integer, shape_of, type_name
 from avow.exact.specification import check_form
+from avow.exact.specification.bounds import check_cones
 from avow.exact.tensors import WIDTHS, size_of
 from avow.receipt import fields
 from avow.receipt.encoding import Value, decode
@@ -32,6 +34,7 @@ def outline(header: bytes) -> Program:
     program = Program.from_header(value, _constants(value.get("constants")))
     for index, operator in enumerate(program.operators):
         check_form(program.head, index, operator)
+    check_cones(program)
     return program
 
 

@@ -7,18 +7,21 @@ Rules:
 3. A source is what its producer's record says.
 4. Sources: an operator of this step that comes earlier in the list; any operator at the previous step (zeros before the first); the cache
    of an `append`; a constant; a program input, which `input` and `token` alone may read.
-5. Operators of phase 1 run from the step of the prompt's last token on. What they give is read by phase 1 alone, and at the next step by
+5. Operators have a leaf in the trace, numbered in order, or none (records.py, rule 3). What is read at the previous step has one, and so
+   have `token` and the pages of a transposed `append`; an `append` without is read as a cache only.
+6. Operators of phase 1 run from the step of the prompt's last token on. What they give is read by phase 1 alone, and at the next step by
    `token`.
 
 What an operator's kind demands of its inputs, attributes and bounds is `specification`'s. Both refuse with BadProgram.
 Pure: no files (files.py), no clock, integers and bytes only.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Self, cast
 
 from avow.errors import EncodingError, TooLarge
+from avow.exact import openings
 from avow.exact.errors import BadProgram
 from avow.exact.hashing import constant_digest
 from avow.exact.records import (
@@ -32,6 +35,7 @@ from avow.exact.records import (
     MAX_OUTPUTS,
     MAX_PROGRAM_INPUTS,
     MAX_RECORD_BYTES,
+    NO_LEAF,
     OPERATOR,
     PREVIOUS,
     VERSION,
@@ -60,6 +64,7 @@ __all__ = [
     "MAX_CONTEXT",
     "MAX_OPERATORS",
     "MAX_RECORD_BYTES",
+    "NO_LEAF",
     "OPERATOR",
     "PREVIOUS",
     "Attribute",
@@ -93,7 +98,7 @@ HEADER_NAMES = (
 
 @dataclass(frozen=True, slots=True)
 class Program:
-    """A whole program whose structure holds (rules 3 to 5). `build` and `parse` make one; bounds are checked by `specification`."""
+    """A whole program whose structure holds (rules 3 to 6). `build` and `parse` make one; bounds are checked by `specification`."""
 
     name: str
     mode: str
@@ -124,8 +129,10 @@ class Program:
         end: Sequence[int] = (),
         token: int = -1,
         notes: Mapping[str, str] | None = None,
+        leaves: Collection[int] | None = None,
     ) -> Self:
-        """A program from its parts. Raises BadProgram, TooLarge."""
+        """A program from its parts. `leaves`: the operators that have one; by default all. Raises BadProgram, TooLarge."""
+        operators = numbered(operators, range(len(operators)) if leaves is None else leaves)
         header: Value = {
             "version": VERSION, "name": name, "mode": mode, "context": context,
             "inputs": [item.to_value() for item in inputs], "constants": [], "operators": [item.to_value() for item in operators],
@@ -188,6 +195,7 @@ class Program:
             operator_tree[-1][0],
             len(constants),
             constant_tree[-1][0] if constants else merkle.EMPTY_LIST_ROOT,
+            sum(operator.leaf != NO_LEAF for operator in operators),
         )
         if len(head.encoded()) > MAX_RECORD_BYTES:
             raise BadProgram("the program's head is too large")
@@ -224,13 +232,55 @@ class Program:
             written += -written % ALIGNMENT + len(constant.data)
             yield constant.data
 
+    @property
+    def ranks(self) -> tuple[int, ...]:
+        """Of each operator the rank of its leaf, or NO_LEAF: what a tracer needs."""
+        return tuple(operator.leaf for operator in self.operators)
+
+    @property
+    def with_leaf(self) -> tuple[int, ...]:
+        """By rank, the operators that have a leaf: leaf i is that of operator with_leaf[i mod leaves] at step i // leaves."""
+        return tuple(number for number, operator in enumerate(self.operators) if operator.leaf != NO_LEAF)
+
+    def slot(self, step: int, operator: int) -> int | None:
+        """The leaf of an operator's output at a step; None where it has none."""
+        rank = self.operators[operator].leaf
+        return None if rank == NO_LEAF else step * self.head.leaves + rank
+
+    def place(self, slot: int) -> tuple[int, int]:
+        """The step and the operator that a leaf is of. Raises KeyError where programs have no leaves."""
+        if not self.head.leaves:
+            raise KeyError(slot)
+        step, rank = divmod(slot, self.head.leaves)
+        return step, self.with_leaf[rank]
+
     def operator_opening(self, index: int) -> tuple[bytes, list[bytes]]:
         """The record of an operator and its path, as `Head.operator` takes them."""
         return self.operators[index].encoded(), merkle.path_in(self._operator_tree, index)
 
+    def operators_proof(self, indices: Sequence[int]) -> list[bytes]:
+        """The multiproof (openings.py) for several operators' records; empty for none."""
+        return openings.multiproof(self._operator_tree, indices) if indices else []
+
     def constant_opening(self, index: int) -> tuple[bytes, list[bytes]]:
         """The record of a constant and its path, as `Head.constant` takes them."""
         return self.constants[index].encoded(), merkle.path_in(self._constant_tree, index)
+
+
+def numbered(operators: Sequence[Operator], leaves: Collection[int]) -> list[Operator]:
+    """The operators, those in `leaves` with their ranks, in records and in the sources that repeat them; the others without."""
+    chosen = frozenset(leaves)
+    following = iter(range(len(operators)))
+    ranks = [next(following) if number in chosen else NO_LEAF for number in range(len(operators))]
+
+    def source(each: Source) -> Source:
+        inside = each.origin not in (CONSTANT, INPUT) and 0 <= each.id < len(ranks)
+        return replace(each, leaf=ranks[each.id] if inside else NO_LEAF)
+
+    return [
+        replace(operator, leaf=rank, inputs=tuple(source(each) for each in operator.inputs))
+        for operator, rank in zip(operators, ranks, strict=True)
+    ]
 
 
 def _layout(constants: Sequence[Constant]) -> tuple[list[int], int]:
@@ -296,7 +346,7 @@ def _notes(value: Value) -> dict[str, str]:
     }
 
 
-# --- Structure (rules 3 to 5) --------------------------------------------------------------------------------------
+# --- Structure (rules 3 to 6) --------------------------------------------------------------------------------------
 
 
 def _check_structure(program: Program) -> None:
@@ -310,6 +360,9 @@ def _check_structure(program: Program) -> None:
             raise BadProgram("phase 1 is for programs that generate", operator=index)
         for source in operator.inputs:
             _check_source(program, index, operator, source)
+    ranked = [operator.leaf for operator in program.operators if operator.leaf != NO_LEAF]
+    if ranked != list(range(len(ranked))):
+        raise BadProgram("the leaves are not numbered in order")
     for number in program.outputs:
         if program.operators[number].shape[-1] < 0:
             raise BadProgram("an output's size depends on the step", operator=number)
@@ -325,6 +378,8 @@ def _check_generate(program: Program) -> None:
     if program.token < 0 or program.outputs != (program.token,):
         raise BadProgram("the one output of a program that generates is the chosen token")
     chosen = program.operators[program.token]
+    if chosen.leaf == NO_LEAF:
+        raise BadProgram("the chosen token has no leaf", operator=program.token)
     if (chosen.type, chosen.shape, chosen.phase) != ("int32", (1,), 1) or chosen.low < 0:
         raise BadProgram("the chosen token is int32 [1] of phase 1, not negative", operator=program.token)
     if list(program.end) != sorted(set(program.end)) or any(token > chosen.high for token in program.end):
@@ -341,13 +396,15 @@ def _check_source(program: Program, index: int, operator: Operator, source: Sour
         constant = program.constants[source.id]
         if (source.type, source.shape) != (constant.type, constant.shape):
             raise refuse("the source is not what the constant is")
+        if source.leaf != NO_LEAF:
+            raise refuse("a constant has no leaf")
         return
     if source.origin == INPUT:
         if operator.kind != ("token" if program.mode == "generate" else "input"):
             raise refuse("this kind does not read program inputs")
         if source.id >= len(program.inputs):
             raise refuse("there is no such program input")
-        if source.to_value() != [INPUT, source.id, *cast("list[Value]", program.inputs[source.id].to_value())]:
+        if source.to_value() != [INPUT, source.id, *cast("list[Value]", program.inputs[source.id].to_value()), NO_LEAF]:
             raise refuse("the source is not what the program input is")
         return
     if source.id >= len(program.operators):
@@ -366,10 +423,16 @@ def _check_source(program: Program, index: int, operator: Operator, source: Sour
             raise refuse("what phase 1 gave at the previous step is for token alone")
         if source.shape[-1] < 0:
             raise refuse("what the previous step gave has another size")
+        if source.leaf == NO_LEAF and (operator.kind != "append" or source.id != index):
+            raise refuse("what the previous step gave has no leaf")
     elif source.origin == CACHE:
         if producer.kind != "append" or program.mode != "generate":
             raise refuse("a cache is an append's, in a program that generates")
         if producer.phase:
             raise refuse("a cache has all positions: its append is of phase 0")
+        if source.leaf == NO_LEAF and producer.attributes.get("transposed") != 0:
+            raise refuse("transposed pages have leaves")
     elif producer.phase > operator.phase:
         raise refuse("phase 0 does not read phase 1")
+    elif source.leaf == NO_LEAF and producer.kind == "append":
+        raise refuse("an append without a leaf is read as a cache")

@@ -9,14 +9,15 @@ Rules:
    is a fault by itself, in its salt or in a value, since everything before it is as it should be: no rounds, no doubt about who is wrong.
 3. So nothing is looked for behind the first difference, whatever differs there: the demands are as many as the trees have tens of levels,
    and one chunk.
-4. What a proof opens is what the referee's element reads: both run the same functions over the same sites (sites.py).
+4. What a proof opens is what the referee's element reads: both run the same functions over the same sites (reading.py), through operators
+   without a leaf to the leaves behind them. A lie in an operator without a leaf shows in the first leaf, or output, that depends on it.
 5. Inputs that are not the request's cannot be shown to a referee, who does not know the request: `OtherInputs`. Nor can a run that says
    a stop text ended it. Who was answered sees both (receipts compare them with the request).
 
 No clock; the network is the `Respondent`'s.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -26,10 +27,11 @@ from avow.exact.claims import ClaimedRun, ClaimedTensor, Claims, Difference, Res
 from avow.exact.committed import OwnRun
 from avow.exact.fraud import MAX_PROOF, FraudProof, Opened
 from avow.exact.hashing import ABSENT, CHUNK, INPUT_SLOT, OUTPUT_SLOT, SALT, Header, Salts, chunks, constant_chunk_hash
-from avow.exact.program import Program
+from avow.exact.program import NO_LEAF, Operator, Program
+from avow.exact.reading import ChunkedValues, Reading
 from avow.exact.referee import header_fault
-from avow.exact.sites import ChunkedValues, Layout, Site, SiteCells, input_layout, origin_of_output
-from avow.exact.specification import KINDS, Parameters, Step
+from avow.exact.sites import Layout, Site, input_layout, origin_of_output
+from avow.exact.specification import KINDS, Parameters
 from avow.exact.tensors import WIDTHS, unpack, value_at
 from avow.receipt import merkle
 
@@ -154,12 +156,7 @@ class _Search:
             found = tensor.difference()
             if found.byte is None:
                 return self._wrong_salt(slot, tensor, found)
-            index = found.byte // WIDTHS[operator.type]
-            step, flat = origin_of_output(head, operator, self._header.prompt, index)
-            site = self._site_of(number, step)
-            return self._opening(
-                "output", site, slot, index, {slot: {found.chunk}, site.slot: {site.layout.chunk_of(flat)}}
-            )
+            return self.wrong_output(slot, number, found.byte // WIDTHS[operator.type])
         return None
 
     def _in_ends(self) -> FraudProof | None:
@@ -213,21 +210,36 @@ class _Search:
                 )  # fmt: skip
         raise OtherInputs("the trace begins with other inputs", input=slot - INPUT_SLOT)
 
+    def wrong_output(self, slot: int, number: int, index: int) -> FraudProof:
+        """That the value at `index` of a program output is not what operator `number` gave."""
+        operator = self._program.operators[number]
+        step, flat = origin_of_output(self._program.head, operator, self._header.prompt, index)
+        site, trail = self._site_of(number, step), _Trail(self)
+        if operator.leaf != NO_LEAF:
+            trail.run(site.slot, site.layout).get(flat)
+        else:
+            self._reading(trail).element(site, flat)
+        chunk = index * WIDTHS[operator.type] // CHUNK
+        run_chunks = {**trail.run_chunks(), slot: {chunk}}
+        return self._opening("output", site, slot, index, run_chunks, None, trail.constant_chunks(), trail.operators)
+
     def _wrong_element(self, site: Site, index: int) -> FraudProof:
         operator = site.operator
         trail = _Trail(self)
         claimed = trail.run(site.slot, site.layout).get(index)
         witness = None
         if operator.low <= claimed <= operator.high:
-            kind = KINDS[operator.kind]
-            cells = SiteCells(site, trail)
-            step = Step(site.step, site.prompt, Parameters(**self._header.parameters))
-            if kind.refute is None:
-                kind.element(operator, cells, index, step)
+            reading = self._reading(trail)
+            if KINDS[operator.kind].refute is None:
+                reading.element(site, index)
             else:
                 witness = value_at(operator.type, self._run.tensor(site.slot), index)
-                kind.refute(operator, cells, claimed, index, witness, step)
-        return self._opening("element", site, site.slot, index, trail.run_chunks(), witness, trail.constant_chunks())
+                reading.refutes(site, claimed, index, witness)
+        chunks = trail.run_chunks(), trail.constant_chunks()
+        return self._opening("element", site, site.slot, index, chunks[0], witness, chunks[1], trail.operators)
+
+    def _reading(self, trail: "_Trail") -> Reading:
+        return Reading(trail, Parameters(**self._header.parameters))
 
     def _of_operator(
         self,
@@ -242,7 +254,7 @@ class _Search:
         record, path = self._program.operator_opening(site.number)
         return FraudProof(
             kind, self._manifest, self._encoded, self._program.head.encoded(), slot, record, tuple(path), digest=digest,
-            content=content, leaves=leaves,
+            content=content, leaves=leaves, operator=site.number,
         )  # fmt: skip
 
     def _opening(
@@ -254,14 +266,17 @@ class _Search:
         run_chunks: Mapping[int, set[int]],
         witness: int | None = None,
         constant_chunks: Mapping[int, set[int]] | None = None,
+        inside: Iterable[int] = (),
     ) -> FraudProof:
-        """The proof that opens these chunks of the run's tensors and of constants."""
+        """The proof that opens these chunks of the run's tensors and of constants, and the records of operators without a leaf."""
         record, path = self._program.operator_opening(site.number)
-        constants = constant_chunks or {}
+        constants, inside = constant_chunks or {}, sorted(inside)
         leaves = [opened for opened in sorted(run_chunks) if opened < OUTPUT_SLOT]
         tree = openings.levels_over([merkle.leaf_hash(item.encoded()) for item in self._program.constants] or [b""])
         return FraudProof(
             kind, self._manifest, self._encoded, self._program.head.encoded(), slot, record, tuple(path), index, witness,
+            operator=site.number, inside=tuple((number, self._program.operators[number].encoded()) for number in inside),
+            inside_hashes=tuple(self._program.operators_proof(inside)),
             tensors=tuple(self._open(opened, sorted(run_chunks[opened])) for opened in sorted(run_chunks)),
             leaves=self._claimed.tree.proof(leaves),
             constants=tuple(self._open_constant(number, sorted(constants[number])) for number in sorted(constants)),
@@ -285,12 +300,15 @@ class _Search:
         tensor = self._claimed.tensor(slot)
         return ChunkedValues(layout.type, lambda number: tensor.chunk(number)[SALT:])
 
+    def operator(self, number: int) -> Operator:
+        return self._program.operators[number]
+
     def constant(self, number: int) -> ChunkedValues:
         constant = self._program.constants[number]
         return ChunkedValues(constant.type, lambda at: memoryview(constant.data)[at * CHUNK : (at + 1) * CHUNK])
 
     def _site(self, slot: int) -> Site:
-        step, number = divmod(slot, self._program.head.operators)
+        step, number = self._program.place(slot)
         return self._site_of(number, step)
 
     def _site_of(self, number: int, step: int) -> Site:
@@ -299,12 +317,17 @@ class _Search:
 
 
 class _Trail:
-    """A reader (sites.py) that remembers which chunks it was asked for."""
+    """A reader (reading.py) that remembers which chunks and records it was asked for."""
 
     def __init__(self, search: _Search) -> None:
         self._search = search
         self._run: dict[int, ChunkedValues] = {}
         self._constants: dict[int, ChunkedValues] = {}
+        self.operators: set[int] = set()
+
+    def operator(self, number: int) -> Operator:
+        self.operators.add(number)
+        return self._search.operator(number)
 
     def run(self, slot: int, layout: Layout) -> ChunkedValues:
         if slot not in self._run:

@@ -2,8 +2,9 @@
 
 Rules:
 1. Each record has one encoding, deterministic CBOR, and one reader, which refuses whatever is not that with FieldError.
-2. A source repeats its producer's type, shape and interval, so that one operator's record is all that its referee needs.
-3. root = H("avow/exact-program/1", encode(Head)); a Head holds the RFC 6962 roots over the operators' and the constants' records.
+2. A source repeats its producer's type, shape, interval and leaf, so that one operator's record says where all that it reads is found.
+3. An operator with a leaf in the trace has a rank: leaf = step · leaves + rank. One without (rank −1) is computed inside of its readers.
+4. root = H("avow/exact-program/1", encode(Head)); a Head holds the RFC 6962 roots over the operators' and the constants' records.
 
 Pure: no input or output, integers and bytes only.
 """
@@ -33,7 +34,9 @@ MAX_CONTEXT = 1 << 20
 MAX_END_TOKENS = 256
 
 MODES = ("once", "sequence", "generate")
-RECORD_NAMES = ("kind", "inputs", "type", "shape", "low", "high", "phase", "attributes")
+RECORD_NAMES = ("kind", "inputs", "type", "shape", "low", "high", "phase", "attributes", "leaf")
+NO_LEAF = -1
+"""The rank of an operator that has no leaf in the trace; of constants and program inputs, too."""
 
 OPERATOR, PREVIOUS, CACHE, CONSTANT, INPUT = range(5)
 """Where a source comes from: an operator at this step, one at the previous step, an `append`'s pages, a constant, a program input."""
@@ -84,6 +87,10 @@ def interval_of(kind: str, low: Value, high: Value) -> Interval:
     return found
 
 
+def rank_of(value: Value) -> int:
+    return integer(value, "leaf", NO_LEAF, MAX_OPERATORS - 1)
+
+
 # --- Parts ---------------------------------------------------------------------------------------------------------
 
 
@@ -112,7 +119,7 @@ class Tensor:
 class Source:
     """What an operator reads: where from (OPERATOR … INPUT), which one, and what it is known to be.
 
-    Of a CACHE, shape is that of one page. Of an INPUT, shape is that of one step's part.
+    Of a CACHE, shape is that of one page. Of an INPUT, shape is that of one step's part. `leaf` is the producer's rank.
     """
 
     origin: int
@@ -121,6 +128,7 @@ class Source:
     shape: tuple[int, ...]
     low: int
     high: int
+    leaf: int = NO_LEAF
 
     @property
     def interval(self) -> Interval:
@@ -132,18 +140,18 @@ class Source:
         return max(-self.low, self.high)
 
     def to_value(self) -> Value:
-        return [self.origin, self.id, self.type, list(self.shape), self.low, self.high]
+        return [self.origin, self.id, self.type, list(self.shape), self.low, self.high, self.leaf]
 
     @classmethod
     def from_value(cls, value: Value) -> Self:
-        items = fields.array(value, "source", max_length=6)
-        if len(items) != 6:
-            raise fields.FieldError("a source has not six members", field="inputs")
+        items = fields.array(value, "source", max_length=7)
+        if len(items) != 7:
+            raise fields.FieldError("a source has not seven members", field="inputs")
         origin = integer(items[0], "from", OPERATOR, INPUT)
         number = integer(items[1], "id", 0, max(MAX_OPERATORS, MAX_CONSTANTS) - 1)
         kind = type_name(items[2])
         shape = shape_of(items[3], symbolic=origin == OPERATOR)
-        return cls(origin, number, kind, shape, *interval_of(kind, items[4], items[5]))
+        return cls(origin, number, kind, shape, *interval_of(kind, items[4], items[5]), rank_of(items[6]))
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,6 +166,7 @@ class Operator:
     high: int
     phase: int = 0
     attributes: Mapping[str, Attribute] = field(default_factory=dict)
+    leaf: int = NO_LEAF
 
     def integer(self, name: str) -> int:
         """An attribute that is one integer; the kind's check has seen that it is."""
@@ -169,7 +178,7 @@ class Operator:
 
     def source(self, origin: int, number: int) -> Source:
         """This operator, `number` in its program, as another's input."""
-        return Source(origin, number, self.type, self.shape, self.low, self.high)
+        return Source(origin, number, self.type, self.shape, self.low, self.high, self.leaf)
 
     def to_value(self) -> Value:
         return {
@@ -183,6 +192,7 @@ class Operator:
             "attributes": {
                 name: list(value) if isinstance(value, tuple) else value for name, value in self.attributes.items()
             },
+            "leaf": self.leaf,
         }
 
     @classmethod
@@ -201,6 +211,7 @@ class Operator:
             high,
             integer(item["phase"], "phase", 0, 1),
             _attributes(item["attributes"]),
+            rank_of(item["leaf"]),
         )
 
     def encoded(self) -> bytes:
@@ -270,7 +281,10 @@ class Constant:
 
 @dataclass(frozen=True, slots=True)
 class Head:
-    """All of a program but its operators and constants, of which it holds the roots. What the program root hashes."""
+    """All of a program but its operators and constants, of which it holds the roots. What the program root hashes.
+
+    `leaves`: how many operators have a leaf in the trace, and so how many leaves a step has.
+    """
 
     mode: str
     context: int
@@ -283,11 +297,12 @@ class Head:
     operators_root: bytes
     constants: int
     constants_root: bytes
+    leaves: int
 
     def encoded(self) -> bytes:
         return encode([
             VERSION, self.mode, self.context, [item.to_value() for item in self.inputs], list(self.outputs), list(self.end),
-            self.token, self.notes, self.operators, self.operators_root, self.constants, self.constants_root,
+            self.token, self.notes, self.operators, self.operators_root, self.constants, self.constants_root, self.leaves,
         ])  # fmt: skip
 
     def root(self) -> bytes:
@@ -297,9 +312,9 @@ class Head:
     @classmethod
     def parse(cls, data: bytes) -> Self:
         """The head whose one encoding is `data`. Raises EncodingError, TooLarge or UnknownVersion."""
-        items = fields.array(decode(data, max_bytes=MAX_RECORD_BYTES), "head", max_length=12)
-        if len(items) != 12:
-            raise fields.FieldError("a head has not twelve members", field="head")
+        items = fields.array(decode(data, max_bytes=MAX_RECORD_BYTES), "head", max_length=13)
+        if len(items) != 13:
+            raise fields.FieldError("a head has not thirteen members", field="head")
         fields.version(items[0], "program", VERSION)
         return cls(
             mode_name(items[1]),
@@ -313,6 +328,7 @@ class Head:
             fields.octets(items[9], "operators root", 32),
             integer(items[10], "constants", 0, MAX_CONSTANTS),
             fields.octets(items[11], "constants root", 32),
+            integer(items[12], "leaves", 0, MAX_OPERATORS),
         )
 
     def operator(self, index: int, record: bytes, path: Sequence[bytes]) -> Operator:

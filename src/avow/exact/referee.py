@@ -4,7 +4,8 @@ Rules, in order; the first that fails decides:
 1. The bytes are a fraud proof of the one form (fraud.py).
 2. The manifest hashes to the program's id. Kind `program`: its engine is not `exact`, or it names no program root. Else it names one.
 3. The header hashes to the trace. Kind `header`: it is no header, or breaks a rule of `header_fault`. Else it keeps them all.
-4. The head hashes to the program root; the operator's record is under the head's root at the number that the slot says.
+4. The head hashes to the program root; the operator's record is under the head's root at the number that the proof says, and has the rank,
+   or gives the output, that the slot says. So are the records of operators without a leaf at theirs.
 5. Every opened chunk has the size, every digest the length, that the record gives; digests are under the header's root at their slots, or
    the header's own; constants are under the head's root. Nothing is opened that the fault does not need.
 6. The fault itself:
@@ -12,8 +13,9 @@ Rules, in order; the first that fails decides:
    length    the digest is H(length ‖ root) for a length that is not the one that the program gives.
    presence  the leaf is absent though the operator runs at that step, or the other way round.
    element   the committed value is outside of the operator's interval; or not what the operator's element function gives on the opened
-             values, each inside of its interval; a choice (argmax, topk): or refuted by the witness.
-   output    the committed value is not the one in the leaf that it comes from.
+             values, each inside of its interval, with those of operators without a leaf computed in the same way; a choice (argmax,
+             topk): or refuted by the witness.
+   output    the committed value is not the one in the leaf that it comes from; without such a leaf: as for an element.
    end       a token in `end` was chosen and the run went on; or the last token is in `end` and the header says otherwise, or is not in
              it and the header says that it is.
    salt      the key is the one that the header's salts commit to, and a chunk of a run's tensor begins with another salt than it gives
@@ -34,9 +36,10 @@ from avow.exact.errors import BadProgram, NotOpened, Undefined
 from avow.exact.fraud import FaultKind, FraudProof, MalformedProof, NoFault, NotCommitted, NotShown
 from avow.exact.hashing import ABSENT, INPUT_SLOT, OUTPUT_SLOT, Header
 from avow.exact.opened import Openings, check_under, opened_root
-from avow.exact.program import Head
-from avow.exact.sites import Layout, Site, SiteCells, input_layout, origin_of_output, output_layout
-from avow.exact.specification import Parameters, Step, check_form
+from avow.exact.program import NO_LEAF, Head, Operator
+from avow.exact.reading import Reading
+from avow.exact.sites import Layout, Site, input_layout, origin_of_output, output_layout
+from avow.exact.specification import Parameters, check_form
 from avow.receipt import merkle
 from avow.receipt.encoding import decode, tagged_hash
 
@@ -106,7 +109,7 @@ def header_fault(header: Header, head: Head) -> str | None:
         return "it is another program's"
     if not 1 <= header.steps <= head.context:
         return "the number of steps"
-    if header.leaves != header.steps * head.operators:
+    if header.leaves != header.steps * head.leaves or (not header.leaves and header.root != merkle.EMPTY_LIST_ROOT):
         return "the number of leaves"
     if len(header.inputs) != len(head.inputs) or len(header.outputs) != len(head.outputs):
         return "the number of inputs or outputs"
@@ -178,7 +181,7 @@ def _judge_length(proof: FraudProof, header: Header, head: Head) -> Guilty:
     digest = hashing.tensor_digest(length, root)
     if proof.slot >= INPUT_SLOT:
         number = proof.slot - INPUT_SLOT
-        if number >= len(head.inputs) or proof.record or proof.path:
+        if number >= len(head.inputs) or proof.operator or proof.record or proof.path:
             raise NotShown("there is no such program input, or a record that it does not need")
         layout = input_layout(head, head.inputs[number], header.steps, header.prompt)
     else:
@@ -215,16 +218,15 @@ def _judge_element(proof: FraudProof, header: Header, head: Head) -> Guilty:
     claimed = _value(opened, proof.slot, site.layout, index)
     if operator.low <= claimed <= operator.high:
         kind = check_form(head, site.number, operator)
-        cells = SiteCells(site, opened)
-        step = Step(site.step, site.prompt, Parameters(**header.parameters))
+        reading = Reading(opened, Parameters(**header.parameters))
         if proof.witness is not None:
             if kind.refute is None:
                 raise NotShown("the operator's kind knows no witnesses")
-            if not kind.refute(operator, cells, claimed, index, proof.witness, step):
+            if not reading.refutes(site, claimed, index, proof.witness):
                 raise NoFault("the witness does not refute the value")
         elif kind.refute is not None:
             raise NotShown("a wrong choice is shown by a witness")
-        elif kind.element(operator, cells, index, step) == claimed:
+        elif reading.element(site, index) == claimed:
             raise NoFault("the value is what the operator gives")
     elif proof.witness is not None:
         raise NotShown("a value outside of its interval needs no witness")
@@ -240,7 +242,12 @@ def _judge_output(proof: FraudProof, header: Header, head: Head) -> Guilty:
     whole = output_layout(head, site.operator, header.steps, header.prompt)
     said = _value(opened, proof.slot, whole, proof.index)
     _, flat = origin_of_output(head, site.operator, header.prompt, proof.index)
-    given = _value(opened, site.slot, site.layout, flat)
+    if site.operator.leaf != NO_LEAF:
+        given = _value(opened, site.slot, site.layout, flat)
+    else:
+        if check_form(head, site.number, site.operator).refute is not None:
+            raise NotShown("a choice has a leaf")
+        given = Reading(opened, Parameters(**header.parameters)).element(site, flat)
     opened.check_used()
     if said == given:
         raise NoFault("the output is what its operator gave")
@@ -293,19 +300,27 @@ def _leaf_site(proof: FraudProof, header: Header, head: Head) -> Site:
 
 def _site(proof: FraudProof, header: Header, head: Head) -> Site:
     """The operator and step that a leaf's slot means, or that the value at `index` of a program output comes from."""
+    number = proof.operator
     if proof.slot < header.leaves:
-        step, number = divmod(proof.slot, head.operators)
-        operator = head.operator(number, proof.record, proof.path)
+        step, rank = divmod(proof.slot, head.leaves)
+        operator = _operator(proof, head)
+        if operator.leaf != rank:
+            raise NotShown("the operator's leaf is another one")
     else:
         at = proof.slot - OUTPUT_SLOT
-        if not 0 <= at < len(head.outputs):
-            raise NotShown("there is no such program output")
-        number = head.outputs[at]
-        operator = head.operator(number, proof.record, proof.path)
+        if not 0 <= at < len(head.outputs) or head.outputs[at] != number:
+            raise NotShown("there is no such program output, or another operator gives it")
+        operator = _operator(proof, head)
         step, _ = origin_of_output(head, operator, header.prompt, proof.index)
         if step >= header.steps:
             raise NotShown("there is no such value")
     return Site(head, operator, number, step, header.steps, header.prompt)
+
+
+def _operator(proof: FraudProof, head: Head) -> Operator:
+    if proof.operator >= head.operators:
+        raise NotShown("there is no such operator")
+    return head.operator(proof.operator, proof.record, proof.path)
 
 
 _JUDGES: Mapping[str, Callable[[FraudProof, Header, Head], Guilty]] = {

@@ -215,15 +215,15 @@ def _smollm2_exact() -> Entry:
     files = (
         File(
             "program.exact",
-            136_588_480,
-            bytes.fromhex("b3f7c404cd24ec0cdea22c830f611fa7965d4e513363bbc4baf4e255fed72bb3"),
+            136_594_880,
+            bytes.fromhex("986465cf2239e45816629a7e48f4db701f26a18f862a10f450218d2848158f1e"),
         ),
         File(
             "tokeniser.cbor", 813_721, bytes.fromhex("a940edb6596806a2b33c8a052eabaeedc338555664bd6973672d3dae71f6aa81")
         ),
     )
     options: dict[str, Value] = {
-        "root": "3685596cb0fc0c7baa0e10f73f5d4c680489040448a6097bc389418a221505f3",
+        "root": "a1e554179cb7dffc20dbd54375070aa025ec8f1aeffa2cb6a452b4dc60e0ad1f",
         "program": "program.exact",
         "tokeniser": "tokeniser.cbor",
         "template": "chatml",

@@ -38,7 +38,7 @@ def fast(program: Program) -> LanguageMachine:
 
 
 def keeper(program: Program) -> Keeper:
-    return Keeper(Recorder(SEED, len(program.operators)), len(program.operators))
+    return Keeper(Recorder(SEED, program.ranks), program.ranks)
 
 
 def test_every_operator_at_every_step_is_the_specification_s(program: Program, fast: LanguageMachine) -> None:
@@ -68,7 +68,7 @@ def test_a_prompt_may_be_split_in_any_way_and_equals_steps_one_by_one(program: P
     prompt = [*PROMPT, *whole[:-1]][:70]
     traces = []
     for most in (1, 2, 3, 7, 64, 128):
-        tracer = BulkTracer(SEED, len(program.operators))
+        tracer = BulkTracer(SEED, program.ranks)
         found, trace = LanguageMachine(program, most=most).trace(prompt, SAMPLED, tracer, steps=75)
         traces.append((found, trace.trace))
     assert all(each == traces[0] for each in traces)
@@ -77,7 +77,7 @@ def test_a_prompt_may_be_split_in_any_way_and_equals_steps_one_by_one(program: P
 
 
 def test_bulk_traces_equal_recorded_ones(program: Program, fast: LanguageMachine) -> None:
-    bulk, plain = BulkTracer(SEED, len(program.operators)), Recorder(SEED, len(program.operators))
+    bulk, plain = BulkTracer(SEED, program.ranks), Recorder(SEED, program.ranks)
     one = fast.trace(PROMPT, SAMPLED, bulk, steps=66)
     other = fast.trace(PROMPT, SAMPLED, plain, steps=66)
     assert one[0] == other[0]
@@ -138,7 +138,7 @@ def knowing(tokens: Sequence[int]) -> Expected:
 @pytest.mark.parametrize("most", [1, 2, 5, 17, 64, 128])
 def test_known_tokens_run_in_passes_with_the_same_bits(program: Program, fast: LanguageMachine, most: int) -> None:
     def tracer() -> BulkTracer:
-        return BulkTracer(SEED, len(program.operators))
+        return BulkTracer(SEED, program.ranks)
 
     one, trace = fast.trace(PROMPT, SAMPLED, tracer(), steps=80)
     batched = LanguageMachine(program, most=most)
@@ -168,7 +168,7 @@ def test_wrong_guesses_change_nothing(
     seen: list[list[int]] = [[], []]
 
     def run(which: int, expected: Expected | None) -> tuple[Generated, Trace]:
-        tracer = BulkTracer(SEED, len(program.operators))
+        tracer = BulkTracer(SEED, program.ranks)
         ends = lambda token: seen[which].append(token) or len(seen[which]) == stop  # noqa: E731
         return fast.trace(PROMPT, parameters, tracer, on_token=ends, expected=expected)
 
@@ -182,7 +182,7 @@ def test_wrong_guesses_change_nothing(
 
 
 def test_a_kept_run_is_restored_from_its_parts(program: Program, fast: LanguageMachine) -> None:
-    generated, trace = fast.trace(PROMPT, SAMPLED, BulkTracer(SEED, len(program.operators)), steps=70)
+    generated, trace = fast.trace(PROMPT, SAMPLED, BulkTracer(SEED, program.ranks), steps=70)
     assert isinstance(trace, KeptTrace)
     data = b"".join(trace.parts)
     assert len(data) <= fast.kept_bytes(70)
@@ -225,12 +225,12 @@ def test_the_caller_may_end_a_run(fast: LanguageMachine) -> None:
 def test_a_planted_page_is_what_the_cache_holds(program: Program, fast: LanguageMachine) -> None:
     append = next(number for number, each in enumerate(program.operators) if each.kind == "append")
     planter = Planter(
-        Recorder(SEED, len(program.operators)),
+        Recorder(SEED, program.ranks),
         [Plant(4, append, at=4 * 12 + 1, change=lambda value: 60 if value != 60 else 61)],
     )
     parameters = Parameters(max_tokens=20)
     honest, lying = (
-        fast.trace(PROMPT, parameters, Recorder(SEED, len(program.operators)))[1],
+        fast.trace(PROMPT, parameters, Recorder(SEED, program.ranks))[1],
         fast.trace(PROMPT, parameters, planter)[1],
     )
     count = len(program.operators)

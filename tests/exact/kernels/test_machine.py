@@ -26,7 +26,7 @@ def arrays_of(program, inputs):
 
 def reference(program, inputs):
     """(outputs' bytes, trace) of the slow machine."""
-    recorder = Recorder(SEED, len(program.operators))
+    recorder = Recorder(SEED, program.ranks)
     run = slow.run(program, inputs, tracer=recorder)
     trace = recorder.finish(
         program=program.root,
@@ -43,7 +43,7 @@ def reference(program, inputs):
 def assert_equal(program, inputs, kernels, tracer_of=BulkTracer):
     outputs, trace = reference(program, inputs)
     machine = Machine(program, kernels=kernels)
-    found, found_trace = machine.trace(arrays_of(program, inputs), tracer_of(SEED, len(program.operators)))
+    found, found_trace = machine.trace(arrays_of(program, inputs), tracer_of(SEED, program.ranks))
     differing = [at for at, (a, b) in enumerate(zip(found_trace.leaves, trace.leaves, strict=True)) if a != b]
     count = len(program.operators)
     assert not differing, f"step {differing[0] // count}: {program.operators[differing[0] % count]}"
@@ -130,7 +130,7 @@ def test_a_planted_value_does_not_leave_its_interval():
     program = program_of(7, mode="once")
     arrays = arrays_of(program, inputs_of(program, 7))
     operator = next(at for at, each in enumerate(program.operators) if each.type == "int8" and each.low > -128)
-    planter = Planter(BulkTracer(SEED, len(program.operators)), [Plant(0, operator, change=lambda _: 128)])
+    planter = Planter(BulkTracer(SEED, program.ranks), [Plant(0, operator, change=lambda _: 128)])
     with pytest.raises(ValueError, match="outside of its interval"):
         Machine(program).run(arrays, planter)
 

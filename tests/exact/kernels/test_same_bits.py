@@ -26,7 +26,7 @@ def digest(kernels: str) -> str:
     for seed in SEEDS:
         program = program_of(seed, mode="once" if seed % 2 else "sequence")
         arrays = arrays_of(program, inputs_of(program, seed, steps=3))
-        outputs, trace = Machine(program, kernels=kernels).trace(arrays, BulkTracer(SEED, len(program.operators)))
+        outputs, trace = Machine(program, kernels=kernels).trace(arrays, BulkTracer(SEED, program.ranks))
         for each in outputs:
             found.update(each.tobytes())
         found.update(trace.trace)
@@ -79,11 +79,11 @@ def test_a_batch_is_its_samples(seed):
     program = program_of(seed, mode="once", context=70)
     arrays = batch_of(program, 64)
     machine = Machine(program)
-    together, trace = machine.trace(arrays, BulkTracer(SEED, len(program.operators)))
+    together, trace = machine.trace(arrays, BulkTracer(SEED, program.ranks))
     for at in range(0, 64, 7):
         alone = machine.run([each[at : at + 1] for each in arrays])
         assert all((a[at] == b[0]).all() for a, b in zip(together, alone, strict=True))
-    plain, plain_trace = Machine(program, kernels="numpy").trace(arrays, BulkTracer(SEED, len(program.operators)))
+    plain, plain_trace = Machine(program, kernels="numpy").trace(arrays, BulkTracer(SEED, program.ranks))
     assert all((a == b).all() for a, b in zip(together, plain, strict=True))
     assert trace == plain_trace
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from avow.exact.compile.errors import CannotCompile
+from avow.exact.compile.leaves import with_leaves
 from avow.exact.compile.runtime import Array
 from avow.exact.program import (
     CONSTANT,
@@ -127,7 +128,7 @@ class Builder:
         return self.operator("input", [source], shape, low, high, type=kind)
 
     def build(self, *, name: str, mode: str, context: int, outputs: Sequence[int], notes: Mapping[str, str]) -> Program:
-        """The program, without what nothing reads. Raises BadProgram."""
+        """The program, without what nothing reads, with as few bytes in its traces as can be (leaves.py). Raises BadProgram."""
         outputs = self._prune(outputs)
         operators = [
             Operator(
@@ -142,7 +143,7 @@ class Builder:
             )
             for draft in self.drafts
         ]
-        return Program.build(
+        whole = Program.build(
             name=name,
             mode=mode,
             context=context,
@@ -152,6 +153,7 @@ class Builder:
             outputs=outputs,
             notes=notes,
         )
+        return with_leaves(whole)
 
     def _prune(self, outputs: Sequence[int]) -> list[int]:
         """Drops operators and constants that no output depends on; the outputs' new numbers."""

@@ -22,6 +22,7 @@ import numpy.typing as npt
 from avow.exact.compile.emission import Emission
 from avow.exact.compile.errors import CannotCompile
 from avow.exact.compile.gguf_model import Floats, Model, Shape
+from avow.exact.compile.leaves import with_leaves
 from avow.exact.compile.llama_float import Layer, Tokens, norm, rotations
 from avow.exact.program import Program, Source, Tensor
 from avow.models.store import Progress, no_progress
@@ -293,7 +294,7 @@ def compile_llama(
     chosen = _ends(draft, model, final, x, embedding)
     draft.emit.close(chosen)
     progress(model.shape.layers, model.shape.layers, "quantising")
-    return Program.build(
+    whole = Program.build(
         name=model.name,
         mode="generate",
         context=settings.context,
@@ -305,6 +306,7 @@ def compile_llama(
         token=chosen.id,
         notes={"logit_unit": str(LOGIT_UNIT), "residual_scale": repr(draft.residual_scale), **(notes or {})},
     )
+    return with_leaves(whole)
 
 
 def calibrate(

@@ -13,9 +13,9 @@ from avow.exact.kernels.rows import (
     GROWS,
     HASH_SCRATCH,
     KEY,
+    LAST,
     LEAVES,
-    NUMBER,
-    OPERATORS,
+    LEAVES_OF_STEP,
     OUT,
     OUT_COUNT,
     OUT_SIZE,
@@ -130,7 +130,7 @@ def _record(row: int, context: int) -> None:
     if p[GROWS]:
         length *= c[STEP] + 1
     for sample in range(c[SAMPLES]):
-        leaf = (c[STEP] + sample) * c[OPERATORS] + p[NUMBER]
+        leaf = (c[STEP] + sample) * c[LEAVES_OF_STEP] + p[LAST] - 1
         digest_tensor(
             p[OUT] + sample * p[OUT_STRIDE], length, c[KEY], leaf, c[HASH_SCRATCH], c[LEAVES] + DIGEST_BYTES * leaf
         )  # fmt: skip

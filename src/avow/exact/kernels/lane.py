@@ -16,8 +16,8 @@ from avow.exact.kernels.rows import (
     HASH_SCRATCH,
     INPUTS,
     KEY,
+    LEAVES_OF_STEP,
     MOST,
-    OPERATORS,
     OUT,
     PROMPT,
     RESULTS,
@@ -53,7 +53,7 @@ class Lane:
         self.rows_address = int(self.rows.ctypes.data)
         self.context: NDArray[np.int64] = np.zeros(CONTEXT, np.int64)
         self.context_address = int(self.context.ctypes.data)
-        self.context[OPERATORS] = len(program.operators)
+        self.context[LEAVES_OF_STEP] = program.head.leaves
         self.context[HASH_SCRATCH] = base + hashing
         self.context[SAMPLES] = 1
         self.context[ROWS] = self.rows_address

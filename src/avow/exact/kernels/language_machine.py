@@ -159,7 +159,7 @@ class LanguageMachine:
         expected: Expected | None = None,
     ) -> "Followed":
         """A run of exactly so many steps, traced under these salts, whose tensors can be asked for afterwards. Raises BadRun."""
-        tracer = BulkTracer(salts, len(self.program.operators))
+        tracer = BulkTracer(salts, self.program.ranks)
         found, trace = self.trace(prompt, parameters, tracer, steps=steps, expected=expected)
         assert isinstance(trace, KeptTrace)
         return Followed(self, prompt, parameters, found.tokens, trace)
@@ -167,7 +167,7 @@ class LanguageMachine:
     def kept_bytes(self, steps: int) -> int:
         """How long the parts of a KeptTrace of so many steps are, at most."""
         caches = sum(last - first for first, last in self._lanes.layout.pages(steps))
-        return 4 * steps + 32 * steps * len(self.program.operators) + caches
+        return 4 * steps + 32 * steps * self.program.head.leaves + caches
 
     def restore(
         self, prompt: Sequence[int], parameters: Parameters, header: Header, encoded: bytes, data: memoryview
@@ -299,9 +299,8 @@ class Followed:
             return _int32s(self.prompt)
         if slot == OUTPUT_SLOT:
             return _int32s(self.tokens)
-        operators = self._machine.program.operators
-        step, number = divmod(slot, len(operators))
-        absent = step < len(self.prompt) - 1 and number < len(operators) and operators[number].phase
+        step, number = self._machine.program.place(slot)
+        absent = step < len(self.prompt) - 1 and self._machine.program.operators[number].phase
         if not 0 <= step < self.steps or absent:
             raise BadRun("there is no tensor in this slot", slot=slot)
         return self._machine.tensor_of(self, step, number)

@@ -22,10 +22,10 @@ from avow.exact.kernels.rows import (
     HASH_SCRATCH,
     HIGH,
     KEY,
+    LAST,
     LEAVES,
+    LEAVES_OF_STEP,
     LOW,
-    NUMBER,
-    OPERATORS,
     OUT,
     OUT_COUNT,
     OUT_SIZE,
@@ -251,7 +251,7 @@ def _record(row: int, context: int) -> None:
     for sample in range(c[SAMPLES]):
         step = c[STEP] + sample
         length = p[OUT_COUNT] * p[OUT_SIZE] * (step + 1 if p[GROWS] else 1)
-        leaf = step * c[OPERATORS] + p[NUMBER]
+        leaf = step * c[LEAVES_OF_STEP] + p[LAST] - 1
         digest_tensor(
             p[OUT] + sample * p[OUT_STRIDE], length, c[KEY], leaf, c[HASH_SCRATCH], c[LEAVES] + DIGEST_BYTES * leaf
         )  # fmt: skip

@@ -148,7 +148,7 @@ class LanguageRun:
 
     def _reserve(self, steps: int) -> None:
         """Room for the leaves of so many steps."""
-        if self._bulk is not None and len(self._bulk.leaves) < steps * self._bulk.operators:
+        if self._bulk is not None and len(self._bulk.leaves) < steps * self._bulk.width:
             self._bulk.reserve(min(self._program.context, max(steps, steps + MOST_STEPS)))
             self._lane.trace_into(self._bulk.key, self._bulk.leaves)
             self._lane.context[RECORD] = RECORD_STEPS.address

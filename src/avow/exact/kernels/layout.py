@@ -228,10 +228,10 @@ class Layout:
         self.first_row.append(len(self.rows))
 
     def end(self) -> None:
-        """Close the list: mark each operator's last row; scratch memory lies behind the arena."""
+        """Close the list: mark the last row of each operator that has a leaf; scratch memory lies behind the arena."""
         self.first_row.append(len(self.rows))
-        for first in self.first_row[1:]:
-            self.rows[first - 1].set(LAST, 1)
+        for operator, first in zip(self.program.operators, self.first_row[1:], strict=True):
+            self.rows[first - 1].set(LAST, operator.leaf + 1)
         for row in self.rows:
             row.set(SCRATCH, self._arena.size)
 

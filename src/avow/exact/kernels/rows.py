@@ -27,7 +27,7 @@ PHASE = 25
 NUMBER = 26
 """The operator's number."""
 LAST = 27
-"""1 in the last row of an operator: its output is complete. An operator may need several rows."""
+"""In the last row of an operator that has a leaf, 1 + its rank: its output is complete, and may be digested. Else 0."""
 
 STEP = 0
 SAMPLES = 1
@@ -39,7 +39,7 @@ KEY = 4
 """Address of the trace's 32-byte key; 0: no trace."""
 LEAVES = 5
 """Address of leaf 0."""
-OPERATORS = 6
+LEAVES_OF_STEP = 6
 HASH_SCRATCH = 7
 RECORD = 8
 """Address of the kernel that digests a row's output."""

@@ -3,8 +3,8 @@
 Rules:
 1. `BulkTracer` gives the leaves, header and trace of exact/hashing.py's Recorder. The numba machine fills its leaves itself, operator by
    operator while the output is still near the core; any other machine calls `record`.
-2. Every other tracer is called by the machine for each operator, with a writable view of the output itself: what a tracer changes there,
-   later operators read. `Planter` lives of that; honest tracers only read.
+2. Every other tracer is called by the machine for each operator, also for those without a leaf, with a writable view of the output itself:
+   what a tracer changes there, later operators read. `Planter` lives of that; honest tracers only read.
 """
 
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -14,7 +14,19 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from avow.exact.hashing import INPUT_SLOT, OUTPUT_SLOT, Buffer, Finish, Header, Salts, Trace, Tracer, trace_of
+from avow.exact.hashing import (
+    INPUT_SLOT,
+    OUTPUT_SLOT,
+    Buffer,
+    Finish,
+    Header,
+    Salts,
+    Trace,
+    Tracer,
+    leaves_of,
+    ranks_of,
+    trace_of,
+)
 from avow.exact.kernels import digests
 from avow.receipt.encoding import encode_trusted
 from avow.receipt.merkle import EMPTY_LIST_ROOT
@@ -30,9 +42,11 @@ def _bytes_of(data: Buffer | NDArray[Any]) -> NDArray[np.uint8]:
 class BulkTracer:
     """Rule 1. One for each run."""
 
-    def __init__(self, salts: Salts | bytes, operators: int) -> None:
-        """`salts`: or the seed that they come from."""
-        self.operators = operators
+    def __init__(self, salts: Salts | bytes, operators: int | Sequence[int]) -> None:
+        """As `Recorder`'s: `operators` are the program's `ranks`, or how many there are, of which all have a leaf."""
+        self._ranks = ranks_of(operators)
+        self.width = leaves_of(self._ranks)
+        """Leaves of a step."""
         self.salts = Salts.of(salts)
         self.key: NDArray[np.uint8] = np.frombuffer(self.salts.key, np.uint8)
         self.leaves: NDArray[np.uint8] = np.zeros((0, _DIGEST), np.uint8)
@@ -40,7 +54,7 @@ class BulkTracer:
 
     def reserve(self, steps: int) -> None:
         """Room for the leaves of so many steps; absent ones are zeros."""
-        wanted = steps * self.operators
+        wanted = steps * self.width
         if len(self.leaves) < wanted:
             grown = np.zeros((max(wanted, 2 * len(self.leaves)), _DIGEST), np.uint8)
             if len(self.leaves):
@@ -48,8 +62,10 @@ class BulkTracer:
             self.leaves = grown
 
     def record(self, step: int, operator: int, data: Buffer) -> None:
+        if self._ranks[operator] < 0:
+            return
         self.reserve(step + 1)
-        slot = step * self.operators + operator
+        slot = step * self.width + self._ranks[operator]
         self.leaves[slot] = self._digest(slot, _bytes_of(data))
 
     def _digest(self, slot: int, data: NDArray[np.uint8]) -> NDArray[np.uint8]:
@@ -72,7 +88,7 @@ class BulkTracer:
         outputs: Sequence[Buffer],
     ) -> Trace:
         self.reserve(steps)
-        count = steps * self.operators
+        count = steps * self.width
         root = EMPTY_LIST_ROOT
         if count:
             nodes = np.empty(_DIGEST * count + 256, np.uint8)
@@ -140,15 +156,18 @@ class Leaves(Sequence[bytes]):
 class Keeper:
     """Keeps values, all or those of some slots, and hands on to another tracer. `tensors[slot]` are bytes."""
 
-    def __init__(self, inner: Tracer, operators: int, slots: Collection[int] | None = None) -> None:
+    def __init__(self, inner: Tracer, operators: int | Sequence[int], slots: Collection[int] | None = None) -> None:
+        """`operators`: as `Recorder`'s. `slots`: of leaves; by default all."""
         self.tensors: dict[int, bytes] = {}
         self._inner = inner
-        self._operators = operators
+        self._ranks = ranks_of(operators)
+        self._width = leaves_of(self._ranks)
         self._slots = slots
 
     def record(self, step: int, operator: int, data: Buffer) -> None:
-        slot = step * self._operators + operator
-        if self._slots is None or slot in self._slots:
+        rank = self._ranks[operator]
+        slot = step * self._width + rank
+        if rank >= 0 and (self._slots is None or slot in self._slots):
             self.tensors[slot] = bytes(data)
         self._inner.record(step, operator, data)
 
@@ -173,7 +192,10 @@ class Plant:
 
 
 class Planter:
-    """A lying node's tracer, for tests: changes what is recorded (rule 2)."""
+    """A lying node's tracer, for tests: changes what is recorded (rule 2).
+
+    A lie in an operator without a leaf is nobody's claim unless it goes on: then it shows in the first leaf, or output, that depends on it.
+    """
 
     def __init__(self, inner: Tracer, plants: Sequence[Plant]) -> None:
         self._inner = inner

@@ -6,11 +6,12 @@ Rules:
    and true weights prove it.
 3. Multipliers are 1 … 2^15 − 1, shifts 1 … 45. What is not clamped is contained in its interval.
 4. A constant's values are in the interval of every source that names it.
+5. What has no leaf of its own can be computed inside of what has one, within bounds (cones.py).
 """
 
 from avow.exact.errors import BadProgram
 from avow.exact.program import CONSTANT, Interval, Program
-from avow.exact.specification import check_form
+from avow.exact.specification import KINDS, check_form, cones
 from avow.exact.specification.checking import Case, Form, PlainStatistics, Statistics
 from avow.exact.tensors import RANGES
 
@@ -38,7 +39,18 @@ def check(program: Program, statistics: Statistics | None = None) -> tuple[int, 
         )
         _check_constants(case)
         largest.append(kind.bound(case))
+    check_cones(program)
     return tuple(largest)
+
+
+def check_cones(program: Program) -> None:
+    """Rule 5, which needs no constants' values. Every record's form was checked. Raises BadProgram."""
+    cones.check(
+        program.head,
+        program.operators,
+        lambda operator, context: KINDS[operator.kind].reads(operator, context),
+        lambda operator: KINDS[operator.kind].refute is not None,
+    )
 
 
 def _check_constants(case: Case) -> None:

@@ -27,6 +27,8 @@ HASH = 34
 """A hash with its encoding's head."""
 RECORD = 80
 """A constant's record."""
+TENSOR = ITEM_OVERHEAD + HASH
+"""An opened tensor's own: its slot, the heads around it, its digest."""
 
 
 def opening_bytes(head: Head, operator: Operator, reads: list[Read]) -> int:
@@ -78,21 +80,35 @@ def _depth(count: int) -> int:
     return (count - 1).bit_length()
 
 
-def _beside(opened: int, count: int) -> int:
+def beside(opened: int, count: int) -> int:
     """At most this many hashes lie beside `opened` of `count` leaves: the paths are apart only below where they could meet."""
     if opened >= count:
         return 0
     return opened * (_depth(count) - (opened.bit_length() - 1))
 
 
+def beside_bytes(opened: int, count: int) -> int:
+    """The bytes of these hashes; none for none."""
+    return beside(opened, count) * HASH if opened else 0
+
+
+def chunk_bytes(opened: int, size: int) -> int:
+    """The bytes of `opened` chunks of a tensor of `size` bytes, or of all, with the hashes beside them."""
+    every = -(-size // CHUNK)
+    opened = min(opened, every)
+    return opened * (min(CHUNK, size) + ITEM_OVERHEAD) + beside_bytes(opened, every)
+
+
+def records_bytes(sizes: list[int], operators: int) -> int:
+    """The bytes of the records of operators without a leaf, and of what shows that they are the program's."""
+    return sum(sizes) + ITEM_OVERHEAD * len(sizes) + beside_bytes(len(sizes), operators)
+
+
 def _tensor(head: Head, source: Source, read: Read) -> int:
     opened = _chunks(source, read, head.context)
-    every = -(-_size(source, head.context) // CHUNK)
-    chunk = min(CHUNK, _size(source, head.context))
-    within = read.leaves * (opened * (chunk + ITEM_OVERHEAD) + _beside(opened, every) * HASH)
+    within = read.leaves * chunk_bytes(opened, _size(source, head.context))
     if source.origin == CONSTANT:
-        return within + RECORD + _beside(1, head.constants) * HASH
+        return within + RECORD + beside_bytes(1, head.constants)
     if source.origin == INPUT:
         return within
-    leaves = head.context * head.operators
-    return within + read.leaves * ITEM_OVERHEAD + (read.leaves + _beside(read.leaves, leaves)) * HASH
+    return within + read.leaves * TENSOR + beside_bytes(read.leaves, head.context * head.leaves)

@@ -1,0 +1,155 @@
+"""Operators without a leaf: what is planted in them shows in what depends on them, and what a proof then opens is within its bounds."""
+
+from random import Random
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from avow.exact.compile.leaves import _needed, choose, with_leaves
+from avow.exact.errors import BadProgram
+from avow.exact.fraud import NoFault
+from avow.exact.hashing import OUTPUT_SLOT, Salts
+from avow.exact.program import NO_LEAF, Program
+from avow.exact.prover import _Search
+from avow.exact.referee import Guilty
+from avow.exact.sites import Site, origin_of_output
+from avow.exact.specification import KINDS, bounds
+from avow.exact.specification.cones import Cones
+from avow.exact.tensors import size_of, unpack
+from avow.receipt.encoding import encode
+from tests.exact import programs, traces
+from tests.exact.test_fraud import another, convict, judge
+from tests.exact.traces import SEED
+
+SEEDS = st.integers(0, (1 << 32) - 1)
+PARTS = ("name", "mode", "context", "inputs", "constants", "operators", "outputs", "end", "token", "notes")
+
+
+def with_chosen(program, leaves):
+    return Program.build(**{name: getattr(program, name) for name in PARTS}, leaves=leaves)
+
+
+def thinned(seed, mode=None):
+    """A random program with as few leaves as the compiler gives it, or with a random choice between that and all."""
+    program = programs.program_of(seed, mode=mode)
+    random = Random(seed)
+    fewest = choose(program)
+    if random.random() < 0.5:
+        return with_chosen(program, fewest)
+    others = [number for number in range(len(program.operators)) if number not in fewest]
+    return with_chosen(program, fewest | set(random.sample(others, random.randint(0, len(others)))))
+
+
+def cones_of(program):
+    return Cones(
+        program.head, program.operators, lambda operator, context: KINDS[operator.kind].reads(operator, context)
+    )
+
+
+def run_of(program, seed):
+    return programs.inputs_of(program, seed), programs.parameters_of(program, seed)
+
+
+@settings(max_examples=60, deadline=None)
+@given(SEEDS)
+def test_a_lie_in_any_operator_shows_at_the_next_leaf(seed):
+    """Also in those without one; unless nothing that is committed to depends on it."""
+    program = thinned(seed)
+    inputs, parameters = run_of(program, seed)
+    random = Random(seed)
+    number = random.randrange(len(program.operators))
+    at = random.randrange(3)
+
+    def tamper(step, index, values):
+        if index != number or step != at or not values:
+            return values
+        place = random.randrange(len(values))
+        value = another(random, program.operators[index], values[place], inside=True)
+        return values if value is None else (*values[:place], value, *values[place + 1 :])
+
+    liar = traces.traced(program, inputs, parameters, tamper=tamper)
+    own = traces.honest_beside(liar, inputs, parameters)
+    different = liar.tensors != traces.traced(program, inputs, parameters, steps=liar.parsed.steps).tensors
+    found = convict(liar, own)
+    assert (found is not None) == different
+    if found is not None:
+        assert found.kind in ("element", "output", "end")
+
+
+@settings(max_examples=40, deadline=None)
+@given(SEEDS)
+def test_a_changed_output_is_convicted(seed):
+    """With or without a leaf behind it."""
+    program = thinned(seed, mode=Random(seed).choice(("once", "sequence")))
+    inputs, parameters = run_of(program, seed)
+    claim = traces.traced(program, inputs, parameters)
+    own = traces.honest_beside(claim, inputs, parameters)
+    random = Random(seed)
+    for at, number in enumerate(program.outputs):
+        operator, slot = program.operators[number], OUTPUT_SLOT + at
+        values = unpack(operator.type, claim.tensors[slot])
+        index = random.randrange(len(values))
+        value = another(random, operator, values[index], inside=random.random() < 0.8)
+        if value is not None:
+            assert convict(claim.altered(slot, index, value), own) == Guilty("output", slot, index)
+
+
+@settings(max_examples=60, deadline=None)
+@given(SEEDS)
+def test_what_a_proof_opens_is_within_the_bound_and_convicts_nobody(seed):
+    program = thinned(seed)
+    inputs, parameters = run_of(program, seed)
+    claim = traces.traced(program, inputs, parameters)
+    own = traces.honest_beside(claim, inputs, parameters)
+    header, random = claim.parsed, Random(seed)
+    cones = cones_of(program)
+    for root in cones.roots():
+        operator, bound = program.operators[root], cones.of(root)
+        assert bound.refusal() is None
+        step = random.randrange(max(header.prompt - 1, 0) if operator.phase else 0, header.steps)
+        site = Site(program.head, operator, root, step, header.steps, header.prompt)
+        search = _Search(claim.subject, header, own, Salts(SEED), claim)
+        index = random.randrange(site.layout.size)
+        if operator.leaf != NO_LEAF:
+            proof = search._wrong_element(site, index)
+        else:
+            slot = OUTPUT_SLOT + program.outputs.index(root)
+            whole = step * size_of(operator.shape) + index
+            assert origin_of_output(program.head, operator, 0, whole) == (step, index)
+            proof = search.wrong_output(slot, root, whole)
+        with pytest.raises(NoFault):
+            judge(claim, proof)
+        if operator.leaf != NO_LEAF:
+            assert {number for number, _ in proof.inside} <= set(bound.inner)
+            opened = [tensor.to_value() for tensor in (*proof.tensors, *proof.constants)]
+            sizes = len(encode([opened, list(proof.leaves), list(proof.constant_hashes)])) + len(
+                encode([[number, record] for number, record in proof.inside])
+            )
+            assert sizes + 34 * len(proof.inside_hashes) <= bound.opening + 64 * (len(opened) + 2)
+
+
+def test_choosing_is_repeatable_and_saves():
+    for seed in range(40):
+        program = programs.program_of(seed)
+        first, second = with_leaves(program), with_leaves(program)
+        assert first.root == second.root
+        assert first.head.leaves <= len(program.operators)
+        assert with_leaves(first).root == first.root  # of what was chosen for, nothing changes
+        bounds.check(first)
+
+
+def test_what_has_to_have_a_leaf_is_refused_without():
+    for seed in range(30):
+        program = programs.program_of(seed)
+        for number in sorted(_needed(program)):
+            with pytest.raises(BadProgram):
+                bounds.check(with_chosen(program, set(range(len(program.operators))) - {number}))
+
+
+def test_leaves_are_numbered_in_order():
+    program = programs.program_of(7)
+    assert program.ranks == tuple(range(len(program.operators)))
+    few = with_leaves(program)
+    assert [few.operators[number].leaf for number in few.with_leaf] == list(range(few.head.leaves))
+    assert Program.parse(b"".join(bytes(part) for part in few.parts())).ranks == few.ranks
