@@ -28,7 +28,8 @@ from avow.models.store import Store
 from avow.nodes.openings import Shown
 from avow.nodes.programs import load_programs
 from avow.nodes.run import Loaded
-from avow.nodes.watcher.check import Finding, Runnable, examine
+from avow.nodes.watcher.answers import Finding
+from avow.nodes.watcher.check import Runnable, examine
 from avow.nodes.watcher.states import Event
 from avow.receipt.commitment import response_body
 from tests.nodes.liars import Lie, LyingEngine

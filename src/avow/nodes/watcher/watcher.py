@@ -25,7 +25,8 @@ from avow.exact.claims import Withheld
 from avow.exact.descent import Demand
 from avow.nodes.chain_client import ChainUnavailable
 from avow.nodes.openings import Shown
-from avow.nodes.watcher.check import Finding, check_shown, examine
+from avow.nodes.watcher.answers import Finding
+from avow.nodes.watcher.check import check_shown, examine
 from avow.nodes.watcher.errors import OpeningWrong, ProgramMissing
 from avow.nodes.watcher.examination import Respondent, in_thread
 from avow.nodes.watcher.faults import CRASHES, Faults, describe
