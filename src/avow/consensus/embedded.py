@@ -12,25 +12,23 @@ Rules:
 
 import asyncio
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from avow.chain import abci
 from avow.chain.genesis import Genesis
-from avow.chain.state import SqliteStore, Store
-from avow.consensus.block import Decided
-from avow.consensus.engine import HeightWaiters, OnBlock
+from avow.chain.state import Store
+from avow.consensus.engine import PublishedBlocks
 from avow.consensus.errors import EngineStopped
 from avow.consensus.home import Lock
 from avow.consensus.machine import Index, Machine, no_index, no_probe
-from avow.receipt.headers import SignedBlock, SignedHeader, Validator
 
 SPACING_MS = 50
 
 
-class EmbeddedEngine:
+class EmbeddedEngine(PublishedBlocks):
     """Orders and executes transactions on one application. Make it, `start` it, `stop` it; not to be started twice."""
 
     def __init__(
@@ -57,17 +55,13 @@ class EmbeddedEngine:
         except BaseException:
             self._release()
             raise
-        self._store = store
+        super().__init__(self._machine.blocks, store)
         self._spacing = spacing_ms / 1000
         self._heartbeat = (genesis.heartbeat_ms if heartbeat_ms is None else heartbeat_ms) / 1000
         self._wake = asyncio.Event()
         self._unacknowledged: list[asyncio.Future[None]] = []
-        self._heights = HeightWaiters()
-        self._listeners: list[OnBlock] = []
         self._task: asyncio.Task[None] | None = None
-        self._checkpoint: asyncio.Task[None] | None = None
         self._stopping = False
-        self._stopped: asyncio.Future[None] | None = None
         self._idle_pool = False
         self._last_block_at = 0.0
 
@@ -88,67 +82,17 @@ class EmbeddedEngine:
         self._wake.set()
         if self._task is not None:
             await asyncio.wait([self._task])
-        if self._checkpoint is not None:
-            await asyncio.wait([self._checkpoint])
+        await self._written_back()
         self._release()
-
-    async def stopped(self) -> None:
-        """Returns when the engine was stopped; raises the error that stopped it."""
-        if self._stopped is None:
-            raise EngineStopped("the engine was never started")
-        await asyncio.shield(self._stopped)
 
     def _release(self) -> None:
         if self._lock is not None:
             self._lock.release()
 
-    # Asking --------------------------------------------------------------------------------------------------------
-
-    @property
-    def height(self) -> int:
-        """The last block's height; 0 before the first."""
-        return self._machine.blocks.position.height
-
-    @property
-    def base(self) -> int:
-        """The lowest height whose block is kept."""
-        return self._machine.blocks.position.base
-
     @property
     def waiting(self) -> int:
         """Transactions in the pool."""
         return len(self._machine.pool)
-
-    def block(self, height: int) -> Decided:
-        """Raises NoSuchBlock."""
-        return self._machine.blocks.load(height)
-
-    def signed_header(self, height: int) -> SignedHeader:
-        """Raises NoSuchBlock."""
-        return self.block(height).signed_block.signed_header
-
-    def signed_block(self, height: int) -> SignedBlock:
-        """What receipts carry of a block. Raises NoSuchBlock."""
-        return self.block(height).signed_block
-
-    def validators(self, height: int) -> Sequence[Validator]:
-        """Raises NoSuchBlock."""
-        return self.block(height).validators
-
-    def results(self, height: int) -> Sequence[abci.ExecTxResult]:
-        """Raises NoSuchBlock."""
-        return self.block(height).results
-
-    async def wait_height(self, height: int) -> None:
-        """Returns when block `height` is durable. Raises EngineStopped. Cancelling is fine."""
-        if self.height >= height:
-            return
-        self._check_running()
-        await self._heights.wait(height)
-
-    def on_block(self, listener: OnBlock) -> None:
-        """Call `listener` with each block once it is durable, in order, on the loop's thread. It must not raise."""
-        self._listeners.append(listener)
 
     # Submitting ----------------------------------------------------------------------------------------------------
 
@@ -227,10 +171,7 @@ class EmbeddedEngine:
         self._idle_pool = False
         self._last_block_at = asyncio.get_running_loop().time()
         self._acknowledge()
-        self._heights.reached(block.height)
-        for listener in self._listeners:
-            listener(block)
-        self._write_back()
+        self._tell((block,))
 
     def _acknowledge(self) -> None:
         """Everything that waited is durable: every caller of `submit` may go on."""
@@ -247,14 +188,3 @@ class EmbeddedEngine:
                 waiter.set_exception(EngineStopped("the engine has stopped", reason=reason))
         self._heights.fail(reason)
         self._unacknowledged.clear()
-
-    def _write_back(self) -> None:
-        """Rule 3: keep the log short without making a block wait for it."""
-        store = self._store
-        if not isinstance(store, SqliteStore) or not store.checkpoint_due:
-            return
-        if self._checkpoint is not None and self._checkpoint.done():
-            self._checkpoint.result()  # a disk that fails there fails here too
-            self._checkpoint = None
-        if self._checkpoint is None:
-            self._checkpoint = asyncio.get_running_loop().create_task(asyncio.to_thread(store.checkpoint))

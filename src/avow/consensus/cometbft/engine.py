@@ -22,7 +22,7 @@ from typing import Any
 
 from avow.chain import abci
 from avow.chain.genesis import Genesis
-from avow.chain.state import SqliteStore, Store
+from avow.chain.state import Store
 from avow.consensus.block import Decided
 from avow.consensus.cometbft.binary import Binary
 from avow.consensus.cometbft.bundle import encode_bundles
@@ -32,15 +32,13 @@ from avow.consensus.cometbft.errors import RpcFailed
 from avow.consensus.cometbft.process import CometProcess
 from avow.consensus.cometbft.rpc import CallRefused, CometRpc
 from avow.consensus.cometbft.server import AbciServer
-from avow.consensus.engine import HeightWaiters, OnBlock
+from avow.consensus.engine import PublishedBlocks
 from avow.consensus.errors import EngineStopped, StateMismatch
 from avow.consensus.home import Lock
 from avow.consensus.machine import Index, no_index
 from avow.receipt.headers import (
     Commit,
     Header,
-    SignedBlock,
-    SignedHeader,
     Validator,
     validators_hash,
 )
@@ -56,7 +54,7 @@ _RETRY_S = 0.05
 _LONGEST_RETRY_S = 1.0
 
 
-class CometBFTEngine:
+class CometBFTEngine(PublishedBlocks):
     """Make it, `start` it, `stop` it; not to be started twice."""
 
     def __init__(
@@ -79,7 +77,7 @@ class CometBFTEngine:
         except BaseException:
             self._release()
             raise
-        self._store = store
+        super().__init__(self._driver.blocks, store)
         self._genesis = genesis
         self._index = index
         self._offers = configured.mempool_type == "flood"
@@ -94,16 +92,12 @@ class CometBFTEngine:
         self._server = AbciServer(
             folder.abci_socket, self._driver.answer, on_fault=self._fault, on_connections=self._connections
         )
-        self._heights = HeightWaiters()
-        self._listeners: list[OnBlock] = []
         self._tasks: list[asyncio.Task[None]] = []
         self._new_block = asyncio.Event()
         self._new_offer = asyncio.Event()
         self._to_offer: dict[bytes, None] = {}
         self._flushing: asyncio.Task[None] | None = None
         self._unacknowledged: dict[bytes, None] = {}
-        self._checkpoint: asyncio.Task[None] | None = None
-        self._stopped: asyncio.Future[None] | None = None
         self._stopping = False
         self._last_block_at = 0.0
 
@@ -138,16 +132,9 @@ class CometBFTEngine:
         await asyncio.gather(*self._tasks, return_exceptions=True)
         await self._server.stop()
         await self.rpc.close()
-        if self._checkpoint is not None:
-            await asyncio.wait([self._checkpoint])
+        await self._written_back()
         self._finish(None)
         self._release()
-
-    async def stopped(self) -> None:
-        """Returns when the engine was stopped; raises the error that stopped it."""
-        if self._stopped is None:
-            raise EngineStopped("the engine was never started")
-        await asyncio.shield(self._stopped)
 
     def _ended(self, task: "asyncio.Task[None]") -> None:
         if not task.cancelled() and (error := task.exception()) is not None:
@@ -180,17 +167,6 @@ class CometBFTEngine:
         if self._stopped is None or self._stopping or self._stopped.done():
             raise EngineStopped("the engine does not run")
 
-    # --- Asking -----------------------------------------------------------------------------------------------------
-
-    @property
-    def height(self) -> int:
-        """The last published block's height; 0 before the first."""
-        return self._driver.blocks.position.height
-
-    @property
-    def base(self) -> int:
-        return self._driver.blocks.position.base
-
     @property
     def waiting(self) -> int:
         return len(self._driver.pool)
@@ -199,37 +175,6 @@ class CometBFTEngine:
     def silent_s(self) -> float:
         """Seconds since the last block was committed here (or since the start)."""
         return asyncio.get_running_loop().time() - self._last_block_at
-
-    def block(self, height: int) -> Decided:
-        """Raises NoSuchBlock."""
-        return self._driver.blocks.load(height)
-
-    def signed_header(self, height: int) -> SignedHeader:
-        """Raises NoSuchBlock."""
-        return self.block(height).signed_block.signed_header
-
-    def signed_block(self, height: int) -> SignedBlock:
-        """Raises NoSuchBlock."""
-        return self.block(height).signed_block
-
-    def validators(self, height: int) -> Sequence[Validator]:
-        """Raises NoSuchBlock."""
-        return self.block(height).validators
-
-    def results(self, height: int) -> Sequence[abci.ExecTxResult]:
-        """Raises NoSuchBlock."""
-        return self.block(height).results
-
-    async def wait_height(self, height: int) -> None:
-        """Returns when block `height` is published. Raises EngineStopped."""
-        if self.height >= height:
-            return
-        self._check_running()
-        await self._heights.wait(height)
-
-    def on_block(self, listener: OnBlock) -> None:
-        """Call `listener` with each block once it is published, in order. It must not raise."""
-        self._listeners.append(listener)
 
     # --- Submitting -------------------------------------------------------------------------------------------------
 
@@ -346,20 +291,7 @@ class CometBFTEngine:
         with self._store.transaction():
             self._driver.blocks.append_executed(blocks, retain_height=max(0, last - retain) if retain else 0)
             self._store.put_records([record for block in blocks for record in self._index(block)])
-        self._heights.reached(last)
-        for listener in self._listeners:
-            for block in blocks:
-                listener(block)
-        self._write_back()
-
-    def _write_back(self) -> None:
-        """Keep the log short without making a block wait for it."""
-        store = self._store
-        if not isinstance(store, SqliteStore) or not store.checkpoint_due:
-            return
-        if self._checkpoint is None or self._checkpoint.done():
-            self._checkpoint = asyncio.get_running_loop().create_task(asyncio.to_thread(store.checkpoint))
-            self._checkpoint.add_done_callback(self._ended)
+        self._tell(blocks)
 
     async def status(self) -> dict[str, Any]:
         """What CometBFT says of itself, and we of it; empty where it does not answer."""
