@@ -30,6 +30,7 @@ from avow.receipt.standing import Standing
 from avow.receipt.statement import Columns, Method, Private, Statement
 from tests.chain import harness
 from tests.chain.harness import ETHER, FAR_MS, PROGRAM, NodeKey, account, cose, point, secret
+from tests.patience import patient_s
 
 GAS_PRICE = 2 * 10**9
 CLIENT_S = 3.0
@@ -178,7 +179,7 @@ class Load:
         started = time.monotonic()
         waiting = list(made)
         while waiting:
-            if time.monotonic() - started > DELIVERED_S:
+            if time.monotonic() - started > patient_s(DELIVERED_S):
                 raise AssertionError(f"{len(waiting)} transactions are in no block after {DELIVERED_S:g} s")
             client = self.clients[at % len(self.clients)]
             try:
@@ -270,7 +271,7 @@ class Load:
 
     async def _prove(self, batch: Batch, made: Transaction, at: int) -> None:
         """The batch's proof and the key's standing, from whichever validator gives them."""
-        deadline = time.monotonic() + DELIVERED_S
+        deadline = time.monotonic() + patient_s(DELIVERED_S)
         while time.monotonic() < deadline:
             client = self.clients[at % len(self.clients)]
             with contextlib.suppress(AvowError):

@@ -17,6 +17,7 @@ from tests.e2e import byzantine, faulty
 from tests.e2e.load import Transaction
 from tests.e2e.manifest import RETURN_S, Manifest
 from tests.e2e.runner import Run
+from tests.patience import patient_s
 
 pytestmark = [
     pytest.mark.network,
@@ -25,7 +26,7 @@ pytestmark = [
     pytest.mark.usefixtures("faulty"),
 ]
 LONG = bool(os.environ.get("AVOW_E2E_LONG"))
-LIES_S = 400.0
+LIES_S = 200.0
 POINTS = 11
 """CometBFT v0.40 passes so many crash points for each height (internal/fail)."""
 
@@ -42,12 +43,12 @@ def arm(run, index=0, **fault):
 
 
 async def happens(run, count, index=0, timeout_s=60):
-    async with asyncio.timeout(timeout_s):
+    async with asyncio.timeout(patient_s(timeout_s)):
         while len(log_of(run, index)) < count:
             await asyncio.sleep(0.05)
 
 
-@pytest.mark.timeout(900)
+@pytest.mark.timeout(2_400)
 async def test_every_crash_point_of_cometbft(tmp_path):
     """With the application left alive, and killed too; in the short form each point by one of the two ways."""
     run = Run(Manifest(31, 1, "flood", 1_000, 0, 0, 2, 4), tmp_path)
@@ -60,7 +61,7 @@ async def test_every_crash_point_of_cometbft(tmp_path):
             arm(run, fail_index=crash_point, kill_application=kill)
             await run.command("kill", 0, process="cometbft")
             await happens(run, number)
-            assert (await run.returns(0))[1] < RETURN_S
+            assert (await run.returns(0))[1] < patient_s(RETURN_S)
             run.load.check()
 
     outcome = await run.run(course)
@@ -68,6 +69,7 @@ async def test_every_crash_point_of_cometbft(tmp_path):
     assert [(found["fail_index"], found["status"]) for found in log_of(run)] == [(number, 1) for number, _ in wanted]
 
 
+@pytest.mark.timeout(1_200)
 @pytest.mark.parametrize("validators", [1, 4] if LONG else [4])
 async def test_the_application_dies_around_commit(tmp_path, validators):
     run = Run(Manifest(32, validators, "flood", 1_000, 0, 0, 2, 4), tmp_path)
@@ -76,7 +78,7 @@ async def test_the_application_dies_around_commit(tmp_path, validators):
         for number, crash_point in enumerate(faulty.CRASHES):
             arm(run, crash=crash_point)
             await happens(run, number + 1)
-            assert (await run.returns(0))[1] < RETURN_S
+            assert (await run.returns(0))[1] < patient_s(RETURN_S)
             run.load.check()
 
     outcome = await run.run(course)
@@ -84,7 +86,7 @@ async def test_the_application_dies_around_commit(tmp_path, validators):
     assert [found["crash"] for found in log_of(run)] == list(faulty.CRASHES)
 
 
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(2_400)
 async def test_one_of_four_proposes_lies(tmp_path):
     run = Run(Manifest(33, 4, "flood", 1_000, 0, 0, 2, 4), tmp_path)
     liar = 2
@@ -94,7 +96,7 @@ async def test_one_of_four_proposes_lies(tmp_path):
         # A proposal that comes too late is none: so each kind is proposed until it was judged, or stands in a block.
         arm(run, liar, byzantine=list(byzantine.KINDS), then=[*byzantine.REFUSED, *byzantine.REJECTED])
         try:
-            async with asyncio.timeout(LIES_S):
+            async with asyncio.timeout(patient_s(LIES_S)):
                 while missing(run, liar):
                     run.watch.check()
                     run.load.check()

@@ -10,6 +10,7 @@ import contextlib
 
 from avow.errors import AvowError
 from avow.nodes.chain_client import ChainClient
+from tests.patience import patient_s
 
 POLL_S = 0.4
 AT_ONCE = 40
@@ -51,7 +52,7 @@ class Watch:
 
     async def until(self, height: int, timeout_s: float = 60) -> None:
         """Every validator's blocks are compared up to `height`."""
-        async with asyncio.timeout(timeout_s):
+        async with asyncio.timeout(patient_s(timeout_s)):
             while min(self.checked) < height:
                 self.check()
                 await asyncio.sleep(0.1)

@@ -15,6 +15,7 @@ from avow.nodes.chain_client import ChainClient
 from avow.nodes.net.layout import BLOCK, MAX_VALIDATORS, RELAYS, NetConfig, create
 from avow.nodes.net.run import Net
 from tests.chain.harness import NAMES, account
+from tests.patience import patient_s
 
 
 @pytest.fixture
@@ -60,15 +61,26 @@ class TestNet:
 
     async def reach(self, index: int, height: int, timeout_s: float = 60) -> None:
         """Until a validator has a block of this height, whatever happens to it meanwhile."""
-        async with asyncio.timeout(timeout_s):
+        async with asyncio.timeout(patient_s(timeout_s)):
             while True:
                 with contextlib.suppress(Exception):
                     if await self.height(index) >= height:
                         return
                 await asyncio.sleep(0.1)
 
+    async def standstill(self, index: int, seconds: float = 3.0) -> int:
+        """The height at which a validator has stood for so long."""
+        async with asyncio.timeout(patient_s(60)):
+            while True:
+                before = await self.height(index)
+                await asyncio.sleep(seconds)
+                if before == await self.height(index):
+                    return before
+
     async def app_hashes(self, height: int) -> set[str]:
         """The state after `height`, as each validator has it."""
+        for index in range(self.count):
+            await self.reach(index, height)
         blocks = [await client.rpc("eth_getBlockByNumber", hex(height), False) for client in self.clients[: self.count]]
         return {(block["hash"], block["stateRoot"], block["receiptsRoot"]) for block in blocks}
 

@@ -14,6 +14,7 @@ from avow.consensus.cometbft.binary import Binary
 from avow.consensus.cometbft.configuration import Folder
 from avow.consensus.cometbft.errors import CometBFTFailed
 from avow.consensus.cometbft.process import CometProcess, end_stale
+from tests.patience import patient_s
 
 
 def stand_in(tmp_path: Path, script: str) -> CometProcess:
@@ -33,7 +34,7 @@ def starts(tmp_path: Path) -> int:
 
 
 async def until(condition, timeout_s: float = 10) -> None:
-    async with asyncio.timeout(timeout_s):
+    async with asyncio.timeout(patient_s(timeout_s)):
         while not condition():
             await asyncio.sleep(0.02)
 
@@ -60,7 +61,7 @@ async def test_one_that_ends_again_and_again_is_given_up_with_its_last_words(tmp
     monkeypatch.setattr(process, "GIVE_UP", 3)
     made = stand_in(tmp_path, "echo the disk is full >&2; exit 1")
     with pytest.raises(CometBFTFailed, match="the disk is full"):
-        await asyncio.wait_for(made.keep(), 10)
+        await asyncio.wait_for(made.keep(), patient_s(10))
     assert starts(tmp_path) == 3
 
 
@@ -119,7 +120,7 @@ async def test_stopping_is_asked_first_and_then_done(tmp_path, monkeypatch):
     pid = made.pid
     await asyncio.sleep(0.2)
     await made.stop()
-    await asyncio.wait_for(task, 5)
+    await asyncio.wait_for(task, patient_s(5))
     assert not Path(f"/proc/{pid}").exists()
 
 
@@ -172,7 +173,7 @@ async def test_a_stale_one_is_ended_and_nobody_else(tmp_path, monkeypatch):
     folder.process.write_text(str(ours.pid))
     waiting = asyncio.create_task(asyncio.to_thread(ours.wait))
     await end_stale(folder, binary)
-    assert await asyncio.wait_for(waiting, 5) == -signal.SIGKILL
+    assert await asyncio.wait_for(waiting, patient_s(5)) == -signal.SIGKILL
     assert not folder.process.exists()
     folder.process.write_text("nonsense")
     await end_stale(folder, binary)
