@@ -196,6 +196,7 @@ class LanguageMachine:
 
         What values are makes no difference. The least of three measurements of each.
         """
+        Leaves(np.zeros((2, 32), np.uint8)).roots(1, range(1))  # what answers need is compiled from here on
         context = self.program.context
         prompt, steps = [self.program.inputs[0].low], context
         zeros = np.zeros(4 * (steps - len(prompt) + 1), np.uint8)

@@ -129,7 +129,7 @@ class Leaves(Sequence[bytes]):
         nodes = np.empty(_DIGEST * spread + 256, np.uint8)
         found = []
         for index in indices:
-            rows = self._array[index * spread : (index + 1) * spread]
+            rows = self._array[index * spread : (index + 1) * spread].copy()  # of the one type that is compiled for
             digests.leaves_root(rows, len(rows), nodes)
             found.append(nodes[:_DIGEST].tobytes())
         return found
