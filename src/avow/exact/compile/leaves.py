@@ -22,21 +22,25 @@ from avow.exact.tensors import WIDTHS, size_of
 TYPICAL_POSITIONS = 256
 """What −1 in a shape counts for when a tensor is priced."""
 BLOCK = 64
-PLACE = 4
-"""Blocks of a leaf beside its chunks: the tensor's digest, and its share of the trace's tree."""
+PLACE = 3
+"""Blocks of a leaf in the trace's tree: its own, and a node's."""
 
 
 def price(operator: Operator, context: int) -> int:
     """Rule 4's blocks of one leaf."""
-    length = size_of(operator.shape, min(context, TYPICAL_POSITIONS)) * WIDTHS[operator.type]
+    return blocks_of(size_of(operator.shape, min(context, TYPICAL_POSITIONS)) * WIDTHS[operator.type]) + PLACE
+
+
+def blocks_of(length: int) -> int:
+    """The SHA-256 blocks of a tensor's chunks, salts and tree, and of its digest."""
     whole, rest = divmod(length, CHUNK)
     chunks = whole + bool(rest)
     # Salt and chunk, padded; a salt's block serves two chunks; a tree over n chunks has n − 1 nodes of two blocks.
-    hashed = whole * _blocks(17 + CHUNK) + (_blocks(17 + rest) if rest else 0)
-    return hashed + (chunks + 1) // 2 + 2 * (chunks - 1) + PLACE
+    hashed = whole * _padded(17 + CHUNK) + (_padded(17 + rest) if rest else 0)
+    return hashed + (chunks + 1) // 2 + 2 * (chunks - 1) + 1
 
 
-def _blocks(length: int) -> int:
+def _padded(length: int) -> int:
     return (length + 8) // BLOCK + 1
 
 
