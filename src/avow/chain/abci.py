@@ -228,7 +228,7 @@ class Application(Protocol):
 
 def total_bytes(txs: Sequence[bytes]) -> int:
     """The size of a list of transactions as blocks count it: each with its field key and length (block.proto, Data)."""
-    return sum(1 + _varint_length(len(tx)) + len(tx) for tx in txs)
+    return sum([1 + _varint_length(len(tx)) + len(tx) for tx in txs])
 
 
 def _varint_length(number: int) -> int:

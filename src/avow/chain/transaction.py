@@ -115,17 +115,22 @@ def decode_transaction(raw: bytes, chain_id: int) -> Transaction:
     raise TransactionRefused(Code.MALFORMED, "transaction type not supported")
 
 
-def _strings(item: rlp.Item, count: int, lists: tuple[int, ...] = ()) -> list[rlp.Item]:
-    if not isinstance(item, list) or len(item) != count:
-        raise TransactionRefused(Code.MALFORMED, f"a transaction of this type has {count} fields")
-    for index, part in enumerate(item):
-        if isinstance(part, list) != (index in lists):
-            raise TransactionRefused(Code.MALFORMED, f"field {index} has the wrong kind")
+_LEGACY_KINDS: list[type] = [bytes] * 9
+_DYNAMIC_FEE_KINDS: list[type] = [*[bytes] * 8, list, *[bytes] * 3]
+
+
+def _fields(item: rlp.Item, kinds: list[type]) -> list[rlp.Item]:
+    if not isinstance(item, list) or len(item) != len(kinds):
+        raise TransactionRefused(Code.MALFORMED, f"a transaction of this type has {len(kinds)} fields")
+    found = [*map(type, item)]
+    if found != kinds:
+        index = [one is other for one, other in zip(found, kinds, strict=True)].index(False)
+        raise TransactionRefused(Code.MALFORMED, f"field {index} has the wrong kind")
     return item
 
 
 def _legacy(item: rlp.Item, chain_id: int) -> Transaction:
-    fields = _strings(item, 9)
+    fields = _fields(item, _LEGACY_KINDS)
     v = rlp.to_integer(fields[6], 8)
     if v in (27, 28):
         raise TransactionRefused(Code.WRONG_CHAIN, "only replay-protected (EIP-155) transactions allowed over RPC")
@@ -145,7 +150,7 @@ def _legacy(item: rlp.Item, chain_id: int) -> Transaction:
 
 
 def _dynamic_fee(body: bytes, chain_id: int) -> Transaction:
-    fields = _strings(rlp.decode(body), 12, lists=(8,))
+    fields = _fields(rlp.decode(body), _DYNAMIC_FEE_KINDS)
     found = rlp.to_integer(fields[0], 32)
     if found != chain_id:
         raise TransactionRefused(Code.WRONG_CHAIN, f"invalid chain id for signer: have {found} want {chain_id}")

@@ -8,12 +8,17 @@ _ZERO_TIME_SECONDS = -62_135_596_800
 """Go's zero time, 0001-01-01T00:00:00Z."""
 
 
+_SHORTEST = [number.to_bytes(1) for number in range(0x80)]
+
+
 def varint(number: int) -> bytes:
     """Base-128, little end first; a negative int64 takes its two's complement, ten bytes."""
+    if 0 <= number < 0x80:
+        return _SHORTEST[number]
+    if 0 < number < 0x4000:
+        return bytes((number & 0x7F | 0x80, number >> 7))
     if number < 0:
         number += 1 << 64
-    if number < 0x80:
-        return number.to_bytes(1)
     out = bytearray()
     while number > 0x7F:
         out.append(number & 0x7F | 0x80)

@@ -60,7 +60,11 @@ def read_message(data: bytes, table: Table) -> dict[int, Any]:
     found: dict[int, Any] = {}
     at, end = 0, len(data)
     while at < end:
-        tag, at = read_varint(data, at)
+        tag = data[at]
+        if tag < 0x80:  # nearly always
+            at += 1
+        else:
+            tag, at = read_varint(data, at)
         number, wire = tag >> 3, tag & 7
         entry = table.get(number)
         if entry is None or entry[0] != wire:
@@ -75,7 +79,10 @@ def read_message(data: bytes, table: Table) -> dict[int, Any]:
             value = data[at : at + length]
             at += length
         if entry[1]:
-            found.setdefault(number, []).append(value)
+            if number in found:
+                found[number].append(value)
+            else:
+                found[number] = [value]
         elif number in found:
             raise ProtocolFault("a field stands twice", field=number)
         else:

@@ -184,9 +184,9 @@ class EthereumMethods:
             self._node.application.decode(raw)
         except TransactionRefused as refused:
             raise RpcError(values.SERVER_ERROR, refused.detail) from None
-        if self._node.found(digest) is not None:
-            raise RpcError(values.SERVER_ERROR, "already known")
         response = await self._node.engine.submit(raw)
+        if response.code != Code.OK and self._node.found(digest) is not None:
+            raise RpcError(values.SERVER_ERROR, "already known")
         if response.code == Code.REVERTED and response.data:
             raise RpcError(values.REVERTED, response.log, views.data(response.data))
         if response.code != Code.OK:
