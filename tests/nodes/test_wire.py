@@ -2,8 +2,10 @@
 
 import asyncio
 import struct
+import threading
 
 import pytest
+import uvloop
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -223,6 +225,61 @@ async def test_a_slow_reader_pauses_the_sender_and_lets_it_go_on(served):
             await queue.get()
         while job.paused:
             await asyncio.sleep(0.01)
+
+
+@pytest.mark.parametrize("loop_factory", [asyncio.new_event_loop, uvloop.new_event_loop], ids=["asyncio", "uvloop"])
+def test_frames_of_many_threads_arrive_whole_and_each_threads_in_order(tmp_path, loop_factory):
+    """Large frames fill the socket, so that some of all threads' frames wait for the loop."""
+    address, each = f"unix:{tmp_path}/socket", 60
+    sizes = (5, 70_000, 0, 400_000, 31)
+
+    async def run():
+        accepted = asyncio.get_running_loop().create_future()
+
+        def make():
+            return Connection(lambda c, _kind, _call, _payload: accepted.set_result(c), accepting=True)
+
+        server = await wire.serve(address, make)
+        seen = []
+        done = asyncio.Event()
+
+        def frame(_connection, _kind, call, payload):
+            seen.append((call, int.from_bytes(payload[:4]), len(payload)))
+            if len(seen) == 4 * each:
+                done.set()
+
+        connection = await wire.connect(address, frame)
+        connection.send(Kind.NOTE, 0, b"begin")
+        other = await accepted
+
+        def send(name):
+            for number in range(each):
+                other.send(Kind.CHUNKS, name, number.to_bytes(4) + bytes(sizes[(number + name) % len(sizes)]))
+
+        threads = [threading.Thread(target=send, args=(name,)) for name in range(3)]
+        for thread in threads:
+            thread.start()
+        for number in range(each):
+            other.send(Kind.CHUNKS, 3, number.to_bytes(4) + bytes(sizes[number % len(sizes)]))
+            await asyncio.sleep(0)
+        await asyncio.wait_for(done.wait(), 60)
+        for thread in threads:
+            thread.join()
+        for name in range(4):
+            assert [number for call, number, _ in seen if call == name] == list(range(each))
+            expected = [4 + sizes[(number + name % 3) % len(sizes)] for number in range(each)]
+            assert [size for call, _, size in seen if call == name] == expected
+        connection.close()
+        await connection.closed
+        await other.closed
+        other.send(Kind.CHUNKS, 1, b"lost")
+        late = threading.Thread(target=other.send, args=(Kind.CHUNKS, 1, b"lost too"))
+        late.start()
+        late.join()
+        server.close()
+
+    with asyncio.Runner(loop_factory=loop_factory) as runner:
+        runner.run(run())
 
 
 async def test_sockets_are_for_their_owner_alone_and_replace_what_was_left(tmp_path):

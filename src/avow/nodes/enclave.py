@@ -141,7 +141,7 @@ class Enclave:
             self._runner.close()
 
     def keep(self, signed: Signed) -> None:
-        """Rule 3."""
+        """Rule 3. Called by whoever signed, who holds the signer's lock."""
         self._kept[signed.number] = signed
 
     def _start(self, port: Port, payload: bytes) -> Handle:
@@ -174,7 +174,9 @@ class Enclave:
         binding = wire.decode(args, Binding)
         if self._binding is None:
             self._binding = binding
-            self._runner = Runner(self._programs, Signer(binding.chain_id, binding.operator, Method.TEE))
+            self._runner = Runner(
+                self._programs, Signer(binding.chain_id, binding.operator, Method.TEE), handing_over=True
+            )
             log.info("bound to %s for 0x%s", binding.chain_id, binding.operator.hex())
         if self._binding != binding or self._runner is None:
             raise InputError("this enclave's key is bound to another chain or operator")
@@ -194,7 +196,7 @@ class Enclave:
     async def _statements(self, args: bytes) -> bytes:
         """At most 4,096 of the statements that are kept, from a number on, in order."""
         first = wire.decode(args, int)
-        return wire.encode([signed for number, signed in self._kept.items() if number >= first][:4096])
+        return wire.encode([signed for number, signed in list(self._kept.items()) if number >= first][:4096])
 
     def _acknowledge(self, payload: bytes) -> None:
         self._forget(wire.decode(payload, int))

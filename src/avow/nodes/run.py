@@ -158,6 +158,8 @@ class Run:
         self._deadline = loop.time() + job.deadline_ms / 1000
         self._stop_timer: asyncio.TimerHandle | None = None
         self.over = False
+        self.handing_over = False
+        """Whether the worker signs and hands over the answer itself (runner.py, rule 2)."""
 
     # The loop's side.
 
@@ -233,16 +235,28 @@ class Run:
         self._sink.head(Head(signature, self._sent))
 
     def _fail(self, error: AvowError) -> None:
-        if not self.over:
+        with self._signer.lock:
+            if self.over:
+                return
             self._close()
-            self._sink.failed(error)
+        self._sink.failed(error)
 
     def _finish(self, outcome: "_Outcome") -> None:
         """Sign and hand over the result."""
         self._flush()
-        if self.over:
-            return
-        self._close()
+        with self._signer.lock:
+            if not self.over:
+                self._close()
+                self._sign(outcome)
+
+    def _finish_here(self, outcome: "_Outcome") -> None:
+        """`_finish` in the worker."""
+        try:
+            self._finish(outcome)
+        except Exception:  # the thread's outermost frame
+            log.exception("an answer of %s could not be handed over", self._loaded.name)
+
+    def _sign(self, outcome: "_Outcome") -> None:
         prepared, job = self._prepared, self.job
         assert prepared is not None
         signer = self._signer
@@ -289,7 +303,7 @@ class Run:
 
     # The worker's side.
 
-    def work(self) -> "partial[asyncio.Handle]":
+    def work(self) -> "partial[Any]":
         """Run the job. Whatever happens, what is returned schedules exactly one of `_finish` and `_fail`; to be called once."""
         try:
             self._check_cancelled()
@@ -304,6 +318,8 @@ class Run:
         finally:
             if self._room is not None:
                 self._room.give_back()
+        if self.handing_over:
+            return partial(self._finish_here, outcome)
         return partial(self._loop.call_soon_threadsafe, self._finish, outcome)
 
     def _check_cancelled(self) -> None:
@@ -397,7 +413,7 @@ class Run:
         header = b""
         complete = True
         try:
-            answer, header = self._answer(prepared, self._emit)
+            answer, header = self._answer(prepared, self._emitter())
         except Exception as error:
             if not self._made or signer.method is Method.OPTIMISTIC:  # without a trace there is no statement
                 raise
@@ -412,23 +428,34 @@ class Run:
         assembled = self._assembly.answer()
         return self._outcome(prepared, assembled, header, usage=usage, units=units, stream=end, complete=complete)
 
-    def _emit(self, chunk: dict[str, Any]) -> bool:
-        """Called by the engine for each chunk, in the worker. True tells it to stop."""
-        if self._cause is not None:
-            return True
-        data = _json(chunk)
-        self._head = head = stream_next(self._head, data)
-        self._made += 1
-        self._assembly.add(chunk)
-        mac = self._mac
-        self._ready.append((data, None if mac is None else mac.tag(head), head))
-        if not self._scheduled:
-            self._scheduled = True
-            self._loop.call_soon_threadsafe(self._flush)
+    def _emitter(self) -> Callable[[dict[str, Any]], bool]:
+        """What the engine calls for each chunk, in the worker. True tells it to stop. Names are bound once: this is every chunk's cost."""
+        encode, follow, add, ready = _json, stream_next, self._assembly.add, self._ready.append
+        tag = None if self._mac is None else self._mac.tag
+        schedule, flush = self._loop.call_soon_threadsafe, self._flush
+
+        def emit(chunk: dict[str, Any]) -> bool:
+            if self._cause is not None:
+                return True
+            data = encode(chunk)
+            self._head = head = follow(self._head, data)
+            self._made += 1
+            add(chunk)
+            ready((data, None if tag is None else tag(head), head))
+            if not self._scheduled:
+                self._scheduled = True
+                schedule(flush)
+            if self._paused is not None:
+                self._wait()
+            return self._cause is not None
+
+        return emit
+
+    def _wait(self) -> None:
+        """Until the reader has caught up."""
         paused = self._paused
         if paused is not None:
             paused.wait()
-        return self._cause is not None
 
     def _outcome(
         self,

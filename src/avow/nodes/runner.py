@@ -2,7 +2,9 @@
 
 Rules:
 1. Engines block, so each program has worker threads, one per slot, and a bounded queue in front of them.
-2. A worker commits to request, effective parameters and response; the event loop alone signs: numbers follow one order.
+2. A worker commits to request, effective parameters and response. Signing is one at a time: numbers follow one order. It is the
+   event loop that signs and hands over, but for whole answers where the sink takes them from any thread (`handing_over`): there it is
+   the worker, and nobody is woken.
 3. Chunks are hashed and tagged where they are made, and handed over in batches: one wake-up per batch, not per chunk.
 4. Whatever is handed to the sink before `end` or `failed` comes in order; after either nothing comes.
 5. A cancelled or broken stream that delivered chunks ends in a statement marked incomplete. What the engine failed to
@@ -32,9 +34,17 @@ QUEUE_PER_SLOT = 16
 class Runner:
     """Runs jobs of one method; `signer` is that method's. To be made, used and closed on one event loop."""
 
-    def __init__(self, programs: Mapping[bytes, Loaded], signer: Signer, keeping: Keeping | None = None) -> None:
-        """`keeping`: of what runs leave behind, for optimistic."""
+    def __init__(
+        self,
+        programs: Mapping[bytes, Loaded],
+        signer: Signer,
+        keeping: Keeping | None = None,
+        *,
+        handing_over: bool = False,
+    ) -> None:
+        """`keeping`: of what runs leave behind, for optimistic. `handing_over`: rule 2."""
         self.signer = signer
+        self._handing_over = handing_over
         self._keeping = keeping
         self.programs = dict(programs)
         self._loop = asyncio.get_running_loop()
@@ -58,6 +68,7 @@ class Runner:
         if (job.endpoint == CHAT) != (loaded.kind == "chat"):
             raise EndpointMismatch(f"a {loaded.kind} program does not answer at {job.endpoint}", program=loaded.name)
         run = Run(self._loop, loaded, self._encoders[job.program], self.signer, job, terms, sink, self._keeping)
+        run.handing_over = self._handing_over and not job.stream
         self._pools[job.program].put(run)
         self._active.append(run)
         if self._sweeper is None:

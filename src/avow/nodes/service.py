@@ -37,7 +37,7 @@ class Handle(Protocol):
 
 
 class Port:
-    """Where one job's events go: a call on a connection, as long as both last."""
+    """Where one job's events go: a call on a connection, as long as both last. Any thread may send."""
 
     __slots__ = ("_call", "_connection", "_jobs", "over")
 
@@ -141,8 +141,9 @@ class Service:
         except AvowError as error:
             port.fail(error)
         else:
-            if not port.over:
-                jobs[call] = handle
+            jobs[call] = handle
+            if port.over:  # perhaps since a moment ago, by another thread
+                jobs.pop(call, None)
 
     async def _answer(self, connection: Connection, call: int, payload: bytes) -> None:
         try:
@@ -169,7 +170,7 @@ def _cancel_all(jobs: dict[int, Handle]) -> None:
 
 
 def _press(jobs: dict[int, Handle], full: bool) -> None:
-    for handle in jobs.values():
+    for handle in list(jobs.values()):
         if full:
             handle.pause()
         else:

@@ -3,11 +3,13 @@
 Rules:
 1. Signing key and transport key are made here, at start, and live in this object alone. Nothing stores them: a restart
    is a new key.
-2. Statement n+1 is signed only after statement n; number and head change together, in `sign`, on one thread.
+2. Statement n+1 is signed only after statement n; number and head change together, in `sign`. Who signs holds `lock`, and keeps it
+   until the statement is on its way: statements leave in the order of their numbers.
 3. A number is given once. What is signed but never delivered is settled as void; it is not taken back.
 """
 
 import struct
+import threading
 from dataclasses import dataclass
 
 from cryptography.hazmat.primitives import hashes
@@ -57,6 +59,7 @@ class Signer:
         self.chain_id = chain_id
         self.operator = operator
         self.method = method
+        self.lock = threading.RLock()
         self._signing = ec.generate_private_key(ec.SECP256R1())
         self._transport = ec.generate_private_key(ec.SECP256R1())
         self.signing_key = _point(self._signing)

@@ -6,6 +6,8 @@ Rules:
 2. The side that connected opens calls and numbers them; the other side answers under the same number. Call 0 is no call: notices.
 3. The first frame is HELLO with the version from the connecting side. A frame that breaks a rule ends the connection.
 4. A side that cannot write any more stops its producers until the other has read (`pressure`).
+5. Frames may be sent by any thread, in one order: what a thread sends is written to the socket there and then, unless something
+   waits before it. To have the loop do it would cost a wake-up more than the write.
 """
 
 import asyncio
@@ -14,6 +16,7 @@ import os
 import socket
 import stat
 import struct
+import threading
 from collections.abc import Callable
 from contextlib import suppress
 from enum import IntEnum
@@ -110,9 +113,16 @@ class Connection(asyncio.Protocol):
         self._greeted = not accepting
         self._transport: asyncio.Transport | None = None
         self._buffer = bytearray()
+        self._loop = asyncio.get_running_loop()
+        self._thread = threading.get_ident()
+        self._lock = threading.Lock()
+        self._descriptor = -1
+        """The socket, for other threads than the loop's."""
+        self._behind: list[bytes] = []
+        """What another thread could not write, and what came after it."""
         self.on_lost: Callable[[Connection], None] | None = None
         self.on_pressure: Callable[[bool], None] | None = None
-        self.closed = asyncio.get_running_loop().create_future()
+        self.closed = self._loop.create_future()
 
     @property
     def is_closed(self) -> bool:
@@ -126,7 +136,12 @@ class Connection(asyncio.Protocol):
             self.send(Kind.HELLO, 0, _encode(VERSION))
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self._transport = None
+        with self._lock:
+            self._transport = None
+            self._behind.clear()
+            if self._descriptor >= 0:
+                os.close(self._descriptor)
+                self._descriptor = -1
         self._buffer.clear()
         if not self.closed.done():
             self.closed.set_result(None)
@@ -143,12 +158,45 @@ class Connection(asyncio.Protocol):
             self.on_pressure(False)
 
     def send(self, kind: Kind, call: int, payload: bytes = b"") -> None:
-        """Queue one frame. A lost connection drops it: `on_lost` tells."""
-        transport = self._transport
-        if transport is not None:
-            if len(payload) > MAX_FRAME - 5:
-                raise WireError("a frame is too large", size=len(payload), limit=MAX_FRAME)
-            transport.write(_HEADER.pack(len(payload) + 5, kind, call) + payload)
+        """Send one frame, or queue it (rule 5). A lost connection drops it: `on_lost` tells."""
+        if len(payload) > MAX_FRAME - 5:
+            raise WireError("a frame is too large", size=len(payload), limit=MAX_FRAME)
+        frame = _HEADER.pack(len(payload) + 5, kind, call) + payload
+        with self._lock:
+            transport = self._transport
+            if transport is None:
+                return
+            if threading.get_ident() == self._thread:
+                if self._behind:
+                    self._behind.append(frame)
+                else:
+                    transport.write(frame)
+                return
+            rest = frame
+            if not self._behind and transport.get_write_buffer_size() == 0:
+                rest = self._write(transport, frame)
+            if rest:
+                self._behind.append(rest)
+                if len(self._behind) == 1:
+                    self._loop.call_soon_threadsafe(self._catch_up)
+
+    def _write(self, transport: asyncio.Transport, frame: bytes) -> bytes:
+        """Write to the socket as much as it takes now; the rest."""
+        try:
+            if self._descriptor < 0:
+                self._descriptor = os.dup(transport.get_extra_info("socket").fileno())
+            written = os.write(self._descriptor, frame)
+        except BlockingIOError:
+            return frame
+        except OSError:
+            return b""  # the loop is about to learn that the connection is lost
+        return frame[written:]
+
+    def _catch_up(self) -> None:
+        with self._lock:
+            behind, self._behind = b"".join(self._behind), []
+            if self._transport is not None:
+                self._transport.write(behind)
 
     def fail(self, call: int, error: AvowError) -> None:
         self.send(Kind.FAILED, call, encode_failure(error))

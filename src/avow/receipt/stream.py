@@ -12,9 +12,9 @@ Rules:
 Pure: no clock, no randomness, no input or output.
 """
 
-import hashlib
 import hmac
 from collections.abc import Sequence
+from hashlib import sha256
 from typing import Any
 
 import msgspec
@@ -45,7 +45,7 @@ def stream_start(request: bytes, effective: bytes) -> bytes:
 
 def stream_next(head: bytes, data: bytes) -> bytes:
     """The head after one more chunk."""
-    return hashlib.sha256(b"".join((_CHUNK_TAG, head, data))).digest()
+    return sha256(_CHUNK_TAG + head + data).digest()
 
 
 def mac_key(shared_secret: bytes, request: bytes, effective: bytes) -> bytes:
@@ -73,9 +73,9 @@ class ChunkMAC:
     __slots__ = ("_inner", "_outer")
 
     def __init__(self, key: bytes) -> None:
-        block = key.ljust(hashlib.sha256().block_size, b"\0")
-        self._inner = hashlib.sha256(bytes([byte ^ 0x36 for byte in block]))
-        self._outer = hashlib.sha256(bytes([byte ^ 0x5C for byte in block]))
+        block = key.ljust(sha256().block_size, b"\0")
+        self._inner = sha256(bytes([byte ^ 0x36 for byte in block]))
+        self._outer = sha256(bytes([byte ^ 0x5C for byte in block]))
 
     def tag(self, head: bytes) -> bytes:
         inner = self._inner.copy()
@@ -128,7 +128,7 @@ class Assembly:
 
     def add(self, chunk: object) -> None:
         """The next chunk, decoded. Raises MalformedChunk."""
-        if self._add_text(chunk):
+        if type(chunk) is dict and not chunk.get("usage") and self._add_text(chunk):
             return
         if not isinstance(chunk, dict):
             raise MalformedChunk("a chunk is not an object")
@@ -146,18 +146,16 @@ class Assembly:
                 choice = self._choices[index] = _Choice(index)
             choice.add(delta)
 
-    def _add_text(self, chunk: object) -> bool:
+    def _add_text(self, chunk: dict[str, Any]) -> bool:
         """Whether the chunk was a piece of text for one choice that has begun, and nothing else, as nearly all are."""
-        if type(chunk) is not dict or chunk.get("usage"):
-            return False
         choices = chunk.get("choices")
-        if type(choices) is not list or len(choices) != 1 or type(choices[0]) is not dict:
+        if type(choices) is not list or len(choices) != 1 or type(choice := choices[0]) is not dict:
             return False
-        choice = choices[0]
-        index, delta = choice.get("index"), choice.get("delta")
+        get = choice.get
+        index, delta = get("index"), get("delta")
         if type(index) is not int or type(delta) is not dict or len(delta) != 1:
             return False
-        if choice.get("finish_reason") is not None or choice.get("logprobs") is not None:
+        if get("finish_reason") is not None or get("logprobs") is not None:
             return False
         known, piece = self._choices.get(index), delta.get("content")
         if known is None or known.content is None or type(piece) is not str:
