@@ -22,6 +22,7 @@ from cryptography.hazmat.primitives.asymmetric.utils import decode_dss_signature
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from avow.exact.hashing import Recorder, trace_of
+from avow.exact.tensors import pack
 from avow.methods.registration import registration_digest
 from avow.methods.tee.attesters import DevelopmentAttester
 from avow.methods.tee.verify import verify_attestation
@@ -37,7 +38,16 @@ from avow.receipt.evidence import (
     Settlement,
     history_leaf,
 )
-from avow.receipt.finality import BatchRecord, BatchState, BondProof, BondRecord, FinalityProof, batch_key, bond_key
+from avow.receipt.finality import (
+    BatchRecord,
+    BatchState,
+    BondProof,
+    BondRecord,
+    FinalityProof,
+    OptimisticParameters,
+    batch_key,
+    bond_key,
+)
 from avow.receipt.light import (
     TransactionResult,
 )
@@ -70,7 +80,43 @@ START_MS = 1_800_000_000_000
 WINDOW_MS = 60_000
 BOND = 10**16
 EFFECTIVE = b'{"max_tokens":64,"seed":7,"temperature":0.0,"template":"chatml"}'
+SAMPLED = {"max_tokens": 64, "seed": 7, "temperature_m": 0, "temperature_s": 1}
+EXACT_CHAT = json.dumps(
+    {
+        "engine": {"name": "exact"},
+        "sampling": {"temperature": 0, "temperature_m": 0, "temperature_s": 1},
+        "seed": 7,
+        "max_tokens": 64,
+        "stop": [],
+    }
+).encode()
+"""Effective parameters of the optimistic chat program: three tokens of prompt, four chosen."""
+EXACT_TENSOR = json.dumps(
+    {
+        "engine": {"name": "exact", "processor": "none"},
+        "ports": {
+            side: [
+                {
+                    "name": name,
+                    "scale": "1.0",
+                    "rounding": "nearest",
+                    "stands_for": "float64",
+                    "type": "int32",
+                    "low": -(1 << 31),
+                    "high": (1 << 31) - 1,
+                }
+            ]
+            for side, name in (("inputs", "input"), ("outputs", "length"))
+        },
+    }
+).encode()
 _ES256 = ec.ECDSA(hashes.SHA256(), deterministic_signing=True)
+
+
+def _effective(endpoint: str, method: Method) -> bytes:
+    if method is not Method.OPTIMISTIC:
+        return EFFECTIVE
+    return EXACT_CHAT if endpoint == CHAT else EXACT_TENSOR
 
 
 @dataclass
@@ -252,6 +298,7 @@ class Simulator(SimulatedChain):
             time_ms=first.time_ns // 1_000_000,
             validators=self.validators,
             attestation_roots=tuple(dict.fromkeys(self.attestation_roots)),
+            stake=OptimisticParameters().stake,
         )
 
     # --- inference -------------------------------------------------------------------------------------------------
@@ -279,21 +326,29 @@ class Simulator(SimulatedChain):
         seed = seed or self._fresh("seed")
         response, usage = self._engine(endpoint, body)
         request = commit("request", seed, request_parts(endpoint, body))
-        effective = commit("effective", seed, effective_parts(EFFECTIVE))
+        shown = _effective(endpoint, method)
+        effective = commit("effective", seed, effective_parts(shown))
         answered = commit("response", seed, response_parts(response))
-        header = self._trace(seed, body, response) if method is Method.OPTIMISTIC else None
+        header = self._trace(seed, endpoint, body, response) if method is Method.OPTIMISTIC else None
         receipt = self._state(
             endpoint, method, nonce, seed, requester, program, (request, effective, answered), usage, None, complete,
             header, audience, terms,
         )  # fmt: skip
         return response, receipt
 
-    def _trace(self, seed: bytes, body: bytes, response: bytes) -> bytes:
-        """The header of a run of one step and one operator, whose input is the request and whose output the response."""
-        recorder = Recorder(seed, 1)
-        recorder.record(0, 0, response)
+    def _trace(self, seed: bytes, endpoint: str, body: bytes, response: bytes) -> bytes:
+        """The header of a run of one operator: of a chat, of as many tokens as are counted; else of the tensors as they are."""
+        recorder, chat = Recorder(seed, 1), endpoint == CHAT
+        steps = 6 if chat else 1
+        for step in range(steps):
+            recorder.record(step, 0, response)
+        inputs, outputs = [body], [response]
+        if not chat:
+            inputs = [pack("int32", tensor["data"]) for tensor in json.loads(body)["inputs"]]
+            outputs = [pack("int32", tensor["data"]) for tensor in json.loads(response)["outputs"]]
         return recorder.finish(
-            program=self._bytes("exact program"), steps=1, prompt=0, parameters={}, finish="whole", inputs=[body], outputs=[response]
+            program=self._bytes("exact program"), steps=steps, prompt=3 if chat else 0, parameters=SAMPLED if chat else {},
+            finish="end" if chat else "whole", inputs=inputs, outputs=outputs,
         ).header  # fmt: skip
 
     def stream(
@@ -350,6 +405,7 @@ class Simulator(SimulatedChain):
         header: bytes | None = None,
         audience: Audience | None = None,
         terms: int = 0,
+        shown: bytes = b"",
     ) -> Receipt:
         key = self.keys[method]
         units = sum(count for _, count in usage)
@@ -386,7 +442,8 @@ class Simulator(SimulatedChain):
                 audience=None if header is None else audience or Audience(),
             ),
         )
-        return self.state_and_sign(key, statement, Opening(seed, endpoint, EFFECTIVE, header=header), requester)
+        opening = Opening(seed, endpoint, shown or _effective(endpoint, method), header=header)
+        return self.state_and_sign(key, statement, opening, requester)
 
     def state_and_sign(
         self, key: NodeKey, statement: Statement, opening: Opening | None, requester: Requester | None = None

@@ -3,6 +3,7 @@
 import json
 from dataclasses import replace
 
+import msgspec
 import pytest
 from click.testing import CliRunner
 
@@ -19,7 +20,7 @@ from avow.receipt.statement import Method
 from avow.recomputation import CannotRecompute, body_of, recompute
 from avow.verification import verify
 from tests.nodes import optimistic
-from tests.simulator import EFFECTIVE, Simulator
+from tests.simulator import Simulator
 
 INFER = "POST /v2/models/small-exact/infer"
 SEED = bytes(range(32))
@@ -33,18 +34,21 @@ class World:
         self.store = Store(home)
         self.body = optimistic.body_of(program, 1)
         engine = load(self.store.get(self.program_id))
-        answer, self.trace = engine.traced_infer(parse_infer(self.body).body, SEED)
+        request = parse_infer(self.body).body
+        effective = msgspec.json.encode(engine.effective(request))
+        answer, self.trace = engine.traced_infer(request, SEED)
         engine.close()
         self.response, parts = response_body(answer)
         self.network = network = Simulator("recomputed")
         network.register(Method.OPTIMISTIC)
         commitments = (
             commit("request", SEED, request_parts(INFER, self.body)),
-            commit("effective", SEED, effective_parts(EFFECTIVE)),
+            commit("effective", SEED, effective_parts(effective)),
             commit("response", SEED, parts),
         )
         receipt = network._state(
-            INFER, Method.OPTIMISTIC, None, SEED, None, self.program_id, commitments, (("inferences", 1),), None, True, self.trace.header
+            INFER, Method.OPTIMISTIC, None, SEED, None, self.program_id, commitments, (("inferences", 1),), None, True, self.trace.header,
+            shown=effective,
         )  # fmt: skip
         self.receipt = receipt.opened(self.body, self.response)
 
@@ -61,6 +65,7 @@ def test_the_same_bits(world):
     found = recompute(world.receipt, world.store)
     assert found.header == world.trace.header
     report = world.judge(world.receipt, found)
+    assert (report["ends"].outcome, "of the tensors" in report["ends"].detail) == ("pass", True)
     assert report["recomputed"].outcome == "pass"
     assert report["processing"].outcome == "pass"
     assert (

@@ -13,6 +13,7 @@ from typing import Any
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
+from avow.exact.hashing import Header, Salts, trace_of  # noqa: E402
 from avow.methods import checks  # noqa: E402
 from avow.receipt.audience import Audience, AudienceKind  # noqa: E402
 from avow.receipt.commitment import commit, request_parts, response_parts  # noqa: E402
@@ -24,9 +25,23 @@ from avow.receipt.statement import Method  # noqa: E402
 from avow.receipt.stream import chunk_mac, stream_next, stream_parts, stream_start  # noqa: E402
 from avow.receipt.trust import TrustPolicy  # noqa: E402
 from avow.receipt.verify import Question  # noqa: E402
-from tests.simulator import CHAT, Simulator  # noqa: E402
+from tests.simulator import CHAT, INFER, SAMPLED, Simulator  # noqa: E402
 
 SEED = bytes(range(32))
+CHAT_LIES: tuple[tuple[str, dict[str, Any]], ...] = (
+    ("under the salts of another seed", {"salts": Salts(SEED).commitment}),
+    ("with a shorter prompt", {"prompt": 2}),
+    ("with more tokens counted than chosen", {"steps": 5}),
+    ("sampled with another seed", {"parameters": {**SAMPLED, "seed": 8}}),
+    ("sampled at another temperature", {"parameters": {**SAMPLED, "temperature_m": 16_384, "temperature_s": 14}}),
+    ("that ended at its length", {"finish": "length"}),
+    ("that was broken off", {"finish": "text"}),
+)
+TENSOR_LIES: tuple[tuple[str, dict[str, Any]], ...] = (
+    ("with other inputs", {"inputs": (bytes(32),)}),
+    ("with other outputs", {"outputs": (bytes(32),)}),
+    ("with an input more", {"inputs": (bytes(32), bytes(32))}),
+)
 
 
 def receipts() -> Iterator[tuple[str, Receipt, TrustPolicy | None, Question]]:
@@ -166,9 +181,42 @@ def optimistic_receipts() -> Iterator[tuple[str, Receipt, TrustPolicy | None, Qu
     ):
         _, receipt = network.answer(CHAT, body, Method.OPTIMISTIC, audience=audience, terms=terms)
         yield f"optimistic, checked by {name}", receipt, trust, replace(ask, now_ms=network.now_ms)
-    network.set_bond(None)
-    _, receipt = network.answer(CHAT, body, Method.OPTIMISTIC)
-    yield "optimistic without a bond", receipt, trust, replace(ask, now_ms=network.now_ms)
+    yield from optimistic_ends(network, trust, body)
+    for name, bond in (
+        ("without a bond", None),
+        ("with a bond of one wei", BondRecord(1)),
+        ("with a bond that others hold", BondRecord(10**17, 10**17)),
+    ):
+        network.set_bond(bond)
+        _, receipt = network.answer(CHAT, body, Method.OPTIMISTIC)
+        yield f"optimistic {name}", receipt, trust, replace(ask, now_ms=network.now_ms)
+    unruled = replace(trust, stake=None)
+    yield "optimistic without a rule for the stake", receipt, unruled, replace(ask, now_ms=network.now_ms)
+
+
+def optimistic_ends(
+    network: Simulator, trust: TrustPolicy, body: bytes
+) -> Iterator[tuple[str, Receipt, TrustPolicy | None, Question]]:
+    """Runs whose two ends do not fit request, answer and statement, all else as it should be: each is signed anew."""
+    tensors = json.dumps(
+        {"inputs": [{"name": "input", "shape": [3], "datatype": "FP64", "data": [1, -7, 300]}]}
+    ).encode()
+    key = network.keys[Method.OPTIMISTIC]
+    for label, endpoint, asked, changes in (
+        ("a chat", CHAT, body, CHAT_LIES),
+        ("tensors", INFER, tensors, TENSOR_LIES),
+    ):
+        response, receipt = network.answer(endpoint, asked, Method.OPTIMISTIC)
+        opened = receipt.opened(asked, response)
+        opening, columns = opened.opening, opened.statement.columns
+        assert opening is not None
+        assert opening.header is not None
+        yield f"optimistic, {label}", opened, trust, Question(network.now_ms)
+        for name, lie in changes:
+            header = replace(Header.parse(opening.header), **lie).encoded()
+            statement = replace(opened.statement, columns=replace(columns, trace=trace_of(header)))
+            lied = network.state_and_sign(key, statement, replace(opening, header=header))
+            yield f"optimistic, {label} {name}", lied, trust, Question(network.now_ms)
 
 
 def _finality(receipt: Receipt, proof: FinalityProof | None) -> Receipt:

@@ -55,7 +55,7 @@ def world(method: Method = Method.VANILLA) -> World:
 
 
 METHODS = [Method.VANILLA, Method.OPTIMISTIC, Method.TEE]
-OPTIMISTIC_ONLY = {"trace", "audience", "bond", "processing", "recomputed", "finality"}
+OPTIMISTIC_ONLY = {"trace", "ends", "audience", "bond", "processing", "recomputed", "finality"}
 
 
 @pytest.mark.parametrize("method", METHODS)

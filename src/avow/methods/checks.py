@@ -8,11 +8,12 @@ from collections.abc import Mapping
 from avow.methods.optimistic.verify import FURTHER, optimistic_check
 from avow.methods.tee.receipt import tee_check
 from avow.methods.vanilla.verify import vanilla_check
+from avow.receipt.question import FurtherChecks, MethodCheck, Question
 from avow.receipt.receipt import Receipt
 from avow.receipt.report import Report
 from avow.receipt.statement import Method
 from avow.receipt.trust import TrustPolicy
-from avow.receipt.verify import FurtherChecks, MethodCheck, Question, verify_receipt
+from avow.receipt.verify import verify_receipt
 
 METHOD_CHECKS: Mapping[Method, MethodCheck] = {
     Method.VANILLA: vanilla_check,

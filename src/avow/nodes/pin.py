@@ -85,6 +85,7 @@ def policy_of(genesis: Genesis, block: SignedBlock) -> TrustPolicy:
         time_ms=block.header.time_ns // 1_000_000,
         validators=tuple(block.validators),
         attestation_roots=tuple([_root(certificate) for certificate in genesis.attestation_roots]),
+        stake=genesis.optimistic.stake,
     )
 
 

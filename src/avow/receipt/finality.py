@@ -217,6 +217,21 @@ class BondProof:
 
 
 @dataclass(frozen=True, slots=True)
+class StakeRule:
+    """What decides a statement's share: the least one in wei, the audit rate in millionths, a cheat's gain over the fee."""
+
+    bond_floor: int
+    audit_ppm: int
+    gain_factor: int
+
+    def share(self, amount: int, terms: int) -> int:
+        """Rule 4: what a statement of this amount locks."""
+        gain = amount * self.gain_factor
+        share = max(self.bond_floor, 2 * (gain * (MILLION - self.audit_ppm) // self.audit_ppm + 1))
+        return share * PAYER_OPENS_FACTOR if terms & TERMS_PAYER_OPENS else share
+
+
+@dataclass(frozen=True, slots=True)
 class OptimisticParameters:
     """The genesis' rules of the method. Times in milliseconds of the window clock, money in wei.
 
@@ -235,11 +250,13 @@ class OptimisticParameters:
     demand_bond: int = 10**16
     watchers: tuple[bytes, ...] = ()
 
+    @property
+    def stake(self) -> StakeRule:
+        return StakeRule(self.bond_floor, self.audit_ppm, self.gain_factor)
+
     def required_bond(self, amount: int, terms: int) -> int:
         """Rule 4: what a statement of this amount locks."""
-        gain = amount * self.gain_factor
-        share = max(self.bond_floor, 2 * (gain * (MILLION - self.audit_ppm) // self.audit_ppm + 1))
-        return share * PAYER_OPENS_FACTOR if terms & TERMS_PAYER_OPENS else share
+        return self.stake.share(amount, terms)
 
     def to_value(self) -> dict[str, Value]:
         return {

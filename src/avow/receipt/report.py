@@ -34,6 +34,7 @@ class CheckName(StrEnum):
     ATTESTATION = "attestation"
     METHOD = "method"
     TRACE = "trace"
+    ENDS = "ends"
     AUDIENCE = "audience"
     BOND = "bond"
     PROCESSING = "processing"
@@ -64,6 +65,7 @@ _ROWS: dict[CheckName, tuple[Verdict, Verdict, Verdict, Verdict]] = {
     CheckName.ATTESTATION: (_P, _W, _F, _P),
     CheckName.METHOD: (_P, _W, _F, _U),
     CheckName.TRACE: (_P, _W, _F, _P),
+    CheckName.ENDS: (_P, _W, _F, _P),
     CheckName.AUDIENCE: (_P, _W, _F, _P),
     CheckName.BOND: (_P, _W, _F, _W),
     CheckName.PROCESSING: (_P, _W, _F, _P),

@@ -2,7 +2,8 @@
 
 Rules:
 1. A policy pins a chain id, a validator set at a height and time, the attestation roots, and the methods accepted.
-   `measurements` and `programs`, where given, narrow it further; empty means "whatever the chain allows".
+   `measurements` and `programs`, where given, narrow it further; empty means "whatever the chain allows". `stake` is the chain's rule
+   for what an optimistic statement has to lock; without it a bond cannot be judged.
 2. A signed block is anchored when its chain id is the pinned one, more than two thirds of its own validators signed it, and those are
    the pinned validators or carry more than a third of the pinned power (CometBFT, "Light client", skipping verification).
    So it is the pinned power that counts: a block's own set can be of anybody's making. Its signatures are looked at last.
@@ -14,12 +15,14 @@ Pure: the reader's time comes in as a parameter.
 
 import hashlib
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Self, TypeVar
 
 from avow.errors import EncodingError, TooLarge, VerificationError
 from avow.receipt import light
+from avow.receipt.finality import MILLION, StakeRule
 from avow.receipt.light import SignedBlock, Validator
 from avow.receipt.statement import Method
 
@@ -27,6 +30,7 @@ VERSION = 1
 MAX_POLICY = 1 << 20
 DAY_MS = 24 * 3600 * 1000
 ROOT_KINDS = ("nitro", "development")
+_WEI = re.compile(r"0|[1-9][0-9]{0,38}")
 
 T = TypeVar("T")
 
@@ -66,6 +70,7 @@ class TrustPolicy:
     attestation_roots: tuple[AttestationRoot, ...] = ()
     measurements: tuple[bytes, ...] = ()
     programs: tuple[bytes, ...] = field(default=())
+    stake: StakeRule | None = None
 
     @property
     def fewest_to_forge(self) -> int:
@@ -123,6 +128,7 @@ class TrustPolicy:
             ],
             "measurements": [measurement.hex() for measurement in self.measurements],
             "programs": [program.hex() for program in self.programs],
+            **({} if self.stake is None else {"stake": _stake_view(self.stake)}),
         }
 
     @classmethod
@@ -162,6 +168,7 @@ class TrustPolicy:
             ),
             measurements=tuple(bytes.fromhex(item) for item in view.get("measurements", ())),
             programs=tuple(bytes.fromhex(item) for item in view.get("programs", ())),
+            stake=_stake(view["stake"]) if "stake" in view else None,
         )
 
 
@@ -177,7 +184,28 @@ _MEMBERS = {
     "attestation_roots",
     "measurements",
     "programs",
+    "stake",
 }
+
+
+def _stake_view(stake: StakeRule) -> dict[str, Any]:
+    return {
+        "bond_floor": str(stake.bond_floor),
+        "audit_ppm": stake.audit_ppm,
+        "gain_factor": stake.gain_factor,
+    }
+
+
+def _stake(view: Mapping[str, Any]) -> StakeRule:
+    """Wei as decimal text: it is more than what every reader of JSON holds as a number."""
+    if set(view) != {"bond_floor", "audit_ppm", "gain_factor"}:
+        raise BadPolicy("the rule for stakes has other members than its own")
+    floor = _typed(view["bond_floor"], str)
+    audit_ppm, gain_factor = _typed(view["audit_ppm"], int), _typed(view["gain_factor"], int)
+    fits = _WEI.fullmatch(floor) and 1 <= audit_ppm <= MILLION and 1 <= gain_factor <= 1 << 40
+    if not fits:
+        raise BadPolicy("the rule for stakes is out of range")
+    return StakeRule(int(floor), audit_ppm, gain_factor)
 
 
 def _kind(value: Any) -> str:

@@ -8,7 +8,8 @@
  6 attestation  what the method adds: for tee, the enclave's attestation of that very key
  7 method       the reader accepts the method
    Of an optimistic statement only (methods/optimistic/verify.py):
-   trace        the run's header is the one committed
+   trace        the run's header is the one committed, its salts those of the opening's seed
+   ends         it begins with the request and ends with the answer, as far as that shows without the program
    audience     who could check it
    bond         what the node stands to lose
    processing   the answer shown is what another run of the program gives, from request to response
@@ -30,7 +31,6 @@ No check trusts what an earlier one refused: each fails on its own. Pure: the re
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 
 from avow.errors import AvowError
 from avow.receipt.commitment import (
@@ -40,12 +40,21 @@ from avow.receipt.commitment import (
     Part,
     commit,
     effective_parts,
-    request_parts,
-    response_parts,
     verify_disclosure,
 )
+from avow.receipt.demands import DEMANDS, required
 from avow.receipt.encoding import encode_trusted
 from avow.receipt.evidence import VOID_CAUSES
+from avow.receipt.limits import not_proven
+from avow.receipt.question import (
+    Facts,
+    FurtherCheck,
+    FurtherChecks,
+    MethodCheck,
+    Question,
+    Recomputation,
+    Shown,
+)
 from avow.receipt.receipt import Receipt
 from avow.receipt.report import Check, CheckName, Outcome, Report
 from avow.receipt.requester import Requester
@@ -62,51 +71,10 @@ from avow.receipt.statement import (
 )
 from avow.receipt.trust import NotAnchored, TrustPolicy
 
+__all__ = ["DEMANDS", "FUTURE_MS", "Question", "Recomputation", "verify_receipt"]
+
 FUTURE_MS = 60_000
 """How far ahead of the reader's clock a statement may end."""
-
-MethodCheck = Callable[[Receipt, KeyRecord | None, TrustPolicy | None], Check]
-"""A method's own check (6): receipt, proven key record if there is one, and the reader's trust."""
-
-
-@dataclass(frozen=True, slots=True)
-class Recomputation:
-    """What another run of the program gave: the header of its trace, and the response's parts; None where it was not run to its end."""
-
-    header: bytes
-    response: tuple[Part, ...] | None
-
-
-@dataclass(frozen=True, slots=True)
-class Question:
-    """What the reader asks of a receipt. Bodies are bytes as on the wire; a streamed response may come as its parts.
-
-    `answered_now`: the answer has only just come, so the key's standing is judged by `now_ms` too. Without it a key that was
-    revoked could still sign for the time before, since the statement's time is the node's word. `recomputation`: what a run of the
-    reader's own gave, if there was one.
-    """
-
-    now_ms: int
-    request: bytes | None = None
-    response: bytes | Sequence[Part] | None = None
-    nonce: bytes | None = None
-    require: tuple[str, ...] = ()
-    answered_now: bool = False
-    recomputation: Recomputation | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Facts:
-    """What a method's further checks may rely on: `anchored` is whether the blocks shown are signed by whom the reader trusts."""
-
-    trust: TrustPolicy | None
-    question: Question
-    anchored: bool
-
-
-FurtherCheck = Callable[[Receipt, Facts], Check]
-FurtherChecks = Mapping[Method, Mapping[CheckName, FurtherCheck]]
-"""Checks that only statements of a method have, beside `attestation`; by name, in the order of names."""
 
 
 def verify_receipt(
@@ -119,8 +87,8 @@ def verify_receipt(
     """All checks of `receipt`. Never raises for what is wrong with the receipt: that is what the report says."""
     verification = _Verification(receipt, trust, question, method_checks, further_checks)
     checks = [_guarded(name, check) for name, check in verification.checks()]
-    checks.append(_required(receipt, question.require, checks))
-    return Report(receipt.id, tuple(checks), _not_proven(receipt, checks))
+    checks.append(required(receipt, question.require, checks))
+    return Report(receipt.id, tuple(checks), not_proven(receipt, checks))
 
 
 def _guarded(name: CheckName, check: Callable[[], Check]) -> Check:
@@ -153,6 +121,7 @@ class _Verification:
         self.hash = statement_hash(self.columns.pack(), private_hash(encode_trusted(self.private.to_value())))
         self.record: KeyRecord | None = None
         self.anchored = False
+        self.shown = Shown(receipt, question)
 
     def checks(self) -> list[tuple[CheckName, Callable[[], Check]]]:
         return [
@@ -164,7 +133,12 @@ class _Verification:
             (CheckName.ATTESTATION, self.attestation),
             (CheckName.METHOD, self.method),
             *self.further(
-                CheckName.TRACE, CheckName.AUDIENCE, CheckName.BOND, CheckName.PROCESSING, CheckName.RECOMPUTED
+                CheckName.TRACE,
+                CheckName.ENDS,
+                CheckName.AUDIENCE,
+                CheckName.BOND,
+                CheckName.PROCESSING,
+                CheckName.RECOMPUTED,
             ),
             (CheckName.PROGRAM, self.program),
             (CheckName.ENGINE, self.engine),
@@ -184,7 +158,7 @@ class _Verification:
         return [(name, self._further(self.further_checks[name])) for name in names if name in self.further_checks]
 
     def _further(self, check: FurtherCheck) -> Callable[[], Check]:
-        return lambda: check(self.receipt, Facts(self.trust, self.question, self.anchored))
+        return lambda: check(self.receipt, Facts(self.trust, self.question, self.anchored, self.shown))
 
     def chain(self) -> Check:
         name = CheckName.CHAIN
@@ -319,18 +293,13 @@ class _Verification:
         return Check(CheckName.ENGINE, Outcome.PASS, shown)
 
     def request(self) -> Check:
-        opening = self.receipt.opening
-        parts: Sequence[Part] | None = None
-        if opening is not None and self.question.request is not None:
-            parts = request_parts(opening.endpoint, self.question.request)
-        elif opening is not None:
-            parts = opening.request
-            if parts is not None and parts[:1] != (("endpoint", opening.endpoint.encode()),):
-                detail = "the request shown is for another endpoint than the opening names"
-                return Check(CheckName.REQUEST, Outcome.FAIL, detail, "commitment_mismatch")
-        return self._opened(
-            CheckName.REQUEST, "request", self.private.request, parts, given=self.question.request is not None
-        )
+        opening, parts = self.receipt.opening, self.shown.request
+        given = self.question.request is not None
+        endpoint = None if opening is None else ("endpoint", opening.endpoint.encode())
+        if parts is not None and not given and tuple(parts[:1]) != (endpoint,):
+            detail = "the request shown is for another endpoint than the opening names"
+            return Check(CheckName.REQUEST, Outcome.FAIL, detail, "commitment_mismatch")
+        return self._opened(CheckName.REQUEST, "request", self.private.request, parts, given=given)
 
     def effective(self) -> Check:
         opening = self.receipt.opening
@@ -338,15 +307,8 @@ class _Verification:
         return self._opened(CheckName.EFFECTIVE, "effective", self.private.effective, parts, given=False)
 
     def response(self) -> Check:
-        opening, given, stream = self.receipt.opening, self.question.response, self.private.stream
-        parts: Sequence[Part] | None = None
-        if opening is not None and isinstance(given, bytes):
-            parts = response_parts(given)
-            if stream is not None:
-                parts = [*parts, ("stream", stream.head + stream.chunks.to_bytes(8))]
-        elif opening is not None and not isinstance(given, bytes):
-            parts = opening.response if given is None else given
-        return self._opened(CheckName.RESPONSE, "response", self.private.response, parts, given=given is not None)
+        parts, given = self.shown.response, self.question.response is not None
+        return self._opened(CheckName.RESPONSE, "response", self.private.response, parts, given=given)
 
     def _opened(
         self, name: CheckName, kind: Kind, commitment: bytes, parts: Sequence[Part] | None, *, given: bool
@@ -454,63 +416,3 @@ _GUARANTEE = {
     Method.TEE: "a hardware vendor and measured code",
     Method.ZKML: "mathematics",
 }
-
-
-def _required(receipt: Receipt, require: Sequence[str], checks: Sequence[Check]) -> Check:
-    """The demands: check names, method labels, and "settled", "final", "opened", "complete", "fresh"."""
-    if not require:
-        return Check(CheckName.REQUIRED, Outcome.PASS, "nothing in particular was demanded")
-    outcomes = {check.name.value: check.outcome for check in checks}
-    missing = [demand for demand in require if not _met(demand, receipt, outcomes)]
-    if missing:
-        return Check(CheckName.REQUIRED, Outcome.FAIL, f"demanded and not there: {', '.join(missing)}", "not_met")
-    return Check(CheckName.REQUIRED, Outcome.PASS, f"demanded and there: {', '.join(require)}")
-
-
-_DEMANDS = {
-    "settled": ("settlement",),
-    "final": ("settlement", "finality"),
-    "opened": ("request", "effective", "response"),
-    "complete": ("stream",),
-    "fresh": ("freshness",),
-    "anchored": ("anchor",),
-}
-
-DEMANDS = tuple(sorted({*_DEMANDS, *(method.label for method in Method), *(name.value for name in CheckName)}))
-"""What may be demanded."""
-
-
-def _met(demand: str, receipt: Receipt, outcomes: Mapping[str, Outcome]) -> bool:
-    method = next((known for known in Method if known.label == demand), None)
-    if method is not None:
-        if receipt.statement.columns.method is not method:
-            return False
-        return method in (Method.VANILLA, Method.OPTIMISTIC) or outcomes["attestation"] is Outcome.PASS
-    names = _DEMANDS.get(demand, (demand,))
-    accepted = (Outcome.PASS, Outcome.WARN) if demand == "anchored" else (Outcome.PASS,)
-    return all(outcomes.get(name) in accepted for name in names)
-
-
-def _not_proven(receipt: Receipt, checks: Sequence[Check]) -> tuple[str, ...]:
-    """In plain words, what a reader might think is proven and is not."""
-    outcomes = {check.name: check.outcome for check in checks}
-    said: list[str] = []
-    if receipt.statement.private.engine.name == "remote":
-        said.append("that the upstream model is what it says: the node only relayed its answer")
-    if receipt.statement.columns.method is Method.VANILLA:
-        said.append("that the node ran the program honestly: it answers for it with its name")
-    if receipt.statement.columns.method is Method.OPTIMISTIC:
-        if outcomes.get(CheckName.RECOMPUTED) is not Outcome.PASS:
-            said.append("that anybody has run the program again: those who may can, and prove a fault to the network")
-        if outcomes.get(CheckName.FINALITY) is not Outcome.PASS:
-            said.append("that it will stand: it is not shown to be final")
-    if receipt.statement.columns.method is Method.TEE and outcomes[CheckName.ATTESTATION] is Outcome.WARN:
-        said.append("that hardware guarded the run: this enclave is a development process")
-    if outcomes[CheckName.SETTLEMENT] is not Outcome.PASS:
-        said.append("that the network has accepted it: it is not shown to be settled")
-        said.append(
-            "when it was made: until it settles its time is the node's word, and its key may have lost its standing since"
-        )
-    said.append("that the answer is true or good: a receipt shows how it was made")
-    said.append("when it was made to the millisecond: times are the node's claim, the block's time is the network's")
-    return tuple(said)

@@ -49,6 +49,7 @@ def test_a_final_receipt(network):
     assert report.verdict is Verdict.WARN  # one validator
     assert {name: report[name].outcome for name in FURTHER} == {
         "trace": Outcome.PASS,
+        "ends": Outcome.PASS,
         "audience": Outcome.PASS,
         "bond": Outcome.PASS,
         "processing": Outcome.SKIPPED,
@@ -138,7 +139,7 @@ def test_the_trace(network):
         )
     assert judge(network, receipt.redacted())["trace"].outcome is Outcome.SKIPPED
     assert judge(network, replace(receipt, opening=replace(opening, header=None)))["trace"].outcome is Outcome.SKIPPED
-    assert "1 tensors of 1 steps" in judge(network, receipt)["trace"].detail
+    assert "6 tensors of 6 steps, 3 tokens asked" in judge(network, receipt)["trace"].detail
 
 
 def test_the_salts_of_another_seed(network):

@@ -1,49 +1,30 @@
 /** The checks that optimistic adds: what was committed to, who could check it, what was at stake, and what became of it. */
-import { AvowError, equal, hex, taggedHash, type Bytes } from "./bytes.js";
-import { decode } from "./encoding.js";
-import { mapping, octets, version } from "./fields.js";
+import { equal, hex } from "./bytes.js";
+import { ends } from "./ends.js";
 import { provenBatch, provenBond } from "./finality.js";
 import type { Finding } from "./methods.js";
 import type { Receipt } from "./receipt.js";
 import type { OPTIMISTIC_CHECKS } from "./report.js";
 import { TERMS_PAYER_OPENS } from "./statement.js";
+import { readHeader, saltsKey, saltsOf, traceOf } from "./trace.js";
+import { shareOf, type TrustPolicy } from "./trust.js";
 
-const MAX_LEAVES = 1n << 40n;
 const FINISH: Record<string, string> = {
   whole: "at its end",
   length: "at the greatest number of tokens",
   end: "by an end token",
   text: "from outside of the program",
 };
-const PARAMETERS = ["max_tokens", "seed", "temperature_m", "temperature_s"];
-const HEADER = ["finish", "inputs", "leaves", "outputs", "parameters", "program", "prompt", "root", "salts", "steps", "version"];
 
-function header(data: Bytes): { steps: bigint; prompt: bigint; leaves: bigint; finish: string; salts: Bytes } {
-  const item = mapping(decode(data, 8_192), "header", HEADER);
-  version(item.get("version"), "trace", 1n);
-  const finish = item.text("finish", 8);
-  if (!Object.hasOwn(FINISH, finish)) throw new AvowError("bad_field", "finish is none of the known reasons");
-  item.octets("program", 32);
-  item.octets("root", 32);
-  for (const name of ["inputs", "outputs"]) item.array(name, 64).forEach((digest) => octets(digest, name, 32));
-  const given = item.get("parameters");
-  if (!(given instanceof Map && !given.size)) {
-    const parameters = mapping(given, "parameters", PARAMETERS);
-    for (const name of PARAMETERS) parameters.integer(name);
-  }
-  return { steps: item.integer("steps", MAX_LEAVES), prompt: item.integer("prompt", MAX_LEAVES), leaves: item.integer("leaves", MAX_LEAVES), finish, salts: item.octets("salts", 32) };
-}
-
-type Check = (receipt: Receipt, anchored: boolean) => Promise<Finding>;
+type Check = (receipt: Receipt, anchored: boolean, trust: TrustPolicy | null) => Promise<Finding>;
 
 const trace: Check = async ({ statement, opening }) => {
   const committed = statement.columns.trace;
   const encoded = opening?.header;
   if (!encoded) return ["skipped", `commits to trace ${hex(committed).slice(0, 16)}…; its header is not shown`];
-  if (!equal(await taggedHash("avow/trace/1", encoded), committed)) return ["fail", "the header shown is not the one committed", "wrong_trace"];
-  const shown = header(encoded);
-  const key = await taggedHash("avow/trace-key/1", opening.seed);
-  if (!equal(await taggedHash("avow/trace-salts/1", key), shown.salts))
+  if (!equal(await traceOf(encoded), committed)) return ["fail", "the header shown is not the one committed", "wrong_trace"];
+  const shown = readHeader(encoded);
+  if (!equal(await saltsOf(await saltsKey(opening.seed)), shown.salts))
     return ["fail", "its values are salted with another seed than the receipt's: who checks it would have to guess", "wrong_salts"];
   const tokens = shown.prompt ? `, ${shown.prompt} tokens asked` : "";
   return ["pass", `commits to ${shown.leaves} tensors of ${shown.steps} steps${tokens}; ended: ${FINISH[shown.finish]}`];
@@ -60,14 +41,20 @@ const audience: Check = async ({ statement }) => {
   return ["pass", who];
 };
 
-const bond: Check = async ({ statement, evidence }, anchored) => {
+const bond: Check = async ({ statement, evidence, settlement }, anchored, trust) => {
   const { standing, bond: proof } = evidence;
   if (!standing || !proof) return ["skipped", "no proof of the node's bond is shown"];
   const operator = statement.private.node;
   const found = await provenBond(proof, operator, standing.historyRoot, standing.block.header.hashes.app_hash!);
   if (!found.amount) return ["fail", "the node had no bond", "no_bond"];
   const detail = `0x${hex(operator)} had ${found.amount} wei at stake, ${found.locked} of it for statements then open`;
-  return anchored ? ["pass", detail] : ["skipped", `says that ${detail}; the block that shows it is not anchored`];
+  if (!anchored) return ["skipped", `says that ${detail}; the block that shows it is not anchored`];
+  if (!trust?.stake) return ["warn", `${detail}; your policy holds no rule for how much it should be`];
+  const share = shareOf(trust.stake, statement.columns.amount, statement.columns.terms);
+  if (found.amount < share) return ["fail", `${detail}: less than the ${share} wei of this statement`, "bond_too_small"];
+  if (settlement) return ["pass", `${detail}; ${share} wei of it for this statement, locked when it settled`];
+  if (found.amount - found.locked < share) return ["warn", `${detail}: ${share} wei for this statement may not be free when it settles`];
+  return ["pass", `${detail}; ${share} wei of the rest are for this statement`];
 };
 
 const processing: Check = async () => ["skipped", "not run again here: reading the request and writing the answer are the node's word"];
@@ -89,4 +76,4 @@ const finality: Check = async ({ statement, settlement }, anchored) => {
   return ["warn", "open: its window has passed, but it is not recorded as final yet"];
 };
 
-export const OPTIMISTIC: Record<(typeof OPTIMISTIC_CHECKS)[number], Check> = { trace, audience, bond, processing, recomputed, finality };
+export const OPTIMISTIC: Record<(typeof OPTIMISTIC_CHECKS)[number], Check> = { trace, ends, audience, bond, processing, recomputed, finality };

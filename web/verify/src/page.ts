@@ -16,7 +16,7 @@ const NAMES: Record<CheckName, string> = {
   chain: "Network", statement: "Statement", signature: "Signature", anchor: "Blocks", standing: "Node’s key", attestation: "Enclave",
   method: "Method", program: "Program", engine: "Engine", request: "Question", effective: "Parameters", response: "Answer",
   stream: "Stream", freshness: "Freshness", requester: "Requester", payment: "Payment", settlement: "Settlement", required: "Demanded",
-  trace: "Trace", audience: "Who could check", bond: "Bond", processing: "Processing", recomputed: "Run again", finality: "Finality",
+  trace: "Trace", ends: "Beginning and end", audience: "Who could check", bond: "Bond", processing: "Processing", recomputed: "Run again", finality: "Finality",
 }; // prettier-ignore
 
 const find = (id: string): HTMLElement => document.getElementById(id)!;

@@ -15,6 +15,7 @@ const VERDICT = {
   attestation: [P, W, F, P],
   method: [P, W, F, U],
   trace: [P, W, F, P],
+  ends: [P, W, F, P],
   audience: [P, W, F, P],
   bond: [P, W, F, W],
   processing: [P, W, F, P],
@@ -35,7 +36,7 @@ const VERDICT = {
 
 export type CheckName = keyof typeof VERDICT;
 /** Of statements of the method optimistic only. */
-export const OPTIMISTIC_CHECKS = ["trace", "audience", "bond", "processing", "recomputed", "finality"] as const satisfies readonly CheckName[];
+export const OPTIMISTIC_CHECKS = ["trace", "ends", "audience", "bond", "processing", "recomputed", "finality"] as const satisfies readonly CheckName[];
 export const CHECKS = Object.keys(VERDICT) as CheckName[];
 
 export interface Check {

@@ -1,7 +1,7 @@
 /** Whom a reader trusts (docs/receipt.md §6, "Trust"). Nothing in a receipt can add to it. */
 import { AvowError, fromHex, hex, sha256, type Bytes } from "./bytes.js";
 import { sameValidators, verifyCommit, verifyOverlap, type SignedBlock, type Validator } from "./headers.js";
-import { METHODS, type Method } from "./statement.js";
+import { METHODS, TERMS_PAYER_OPENS, type Method } from "./statement.js";
 
 export interface AttestationRoot {
   name: string;
@@ -20,11 +20,29 @@ export interface TrustPolicy {
   attestationRoots: AttestationRoot[];
   measurements: string[];
   programs: string[];
+  /** The chain's rule for what an optimistic statement has to lock; without it a bond cannot be judged. */
+  stake: StakeRule | null;
+}
+
+/** The least share in wei, the audit rate in millionths, a cheat's gain over the fee. */
+export interface StakeRule {
+  bondFloor: bigint;
+  auditPpm: bigint;
+  gainFactor: bigint;
+}
+
+const MILLION = 1_000_000n;
+
+/** What a statement of this amount locks (docs/optimistic.md, "Bonds"). */
+export function shareOf(rule: StakeRule, amount: bigint, terms: bigint): bigint {
+  const needed = 2n * ((amount * rule.gainFactor * (MILLION - rule.auditPpm)) / rule.auditPpm + 1n);
+  const share = needed > rule.bondFloor ? needed : rule.bondFloor;
+  return terms & TERMS_PAYER_OPENS ? 4n * share : share;
 }
 
 const MEMBERS = [
   "version", "chain_id", "height", "time_ms", "validators", "trusting_period_ms", "max_standing_age_ms", "methods", "attestation_roots",
-  "measurements", "programs",
+  "measurements", "programs", "stake",
 ]; // prettier-ignore
 
 const bad = (detail: string): AvowError => new AvowError("bad_policy", detail);
@@ -56,7 +74,17 @@ export function parseTrust(json: string): TrustPolicy {
     })),
     measurements: list(view["measurements"] ?? []).map((item) => hex(bytes(item))),
     programs: list(view["programs"] ?? []).map((item) => hex(bytes(item))),
+    stake: "stake" in view ? stake(object(view["stake"])) : null,
   };
+}
+
+function stake(view: Record<string, unknown>): StakeRule {
+  if (Object.keys(view).sort().join() !== "audit_ppm,bond_floor,gain_factor") throw bad("the rule for stakes has other members than its own");
+  const floor = string(view["bond_floor"]);
+  const [auditPpm, gainFactor] = [whole(view["audit_ppm"]), whole(view["gain_factor"])];
+  const fits = /^(0|[1-9][0-9]{0,38})$/.test(floor) && auditPpm >= 1n && auditPpm <= MILLION && gainFactor >= 1n && gainFactor <= 1n << 40n;
+  if (!fits) throw bad("the rule for stakes is out of range");
+  return { bondFloor: BigInt(floor), auditPpm, gainFactor };
 }
 
 function string(value: unknown): string {

@@ -66,12 +66,13 @@ async function guarded(check: () => Promise<Finding>): Promise<Finding> {
 const visible = (detail: string): string => detail.replace(/[\p{C}\p{Zl}\p{Zp}]|(?! )\p{Zs}/gu, (character) => `\\u{${character.codePointAt(0)!.toString(16)}}`);
 
 class Verification implements Record<Exclude<CheckName, "required">, () => Promise<Finding>> {
-  trace = () => OPTIMISTIC.trace(this.receipt, this.anchored);
-  audience = () => OPTIMISTIC.audience(this.receipt, this.anchored);
-  bond = () => OPTIMISTIC.bond(this.receipt, this.anchored);
-  processing = () => OPTIMISTIC.processing(this.receipt, this.anchored);
-  recomputed = () => OPTIMISTIC.recomputed(this.receipt, this.anchored);
-  finality = () => OPTIMISTIC.finality(this.receipt, this.anchored);
+  trace = () => OPTIMISTIC.trace(this.receipt, this.anchored, this.trust);
+  ends = () => OPTIMISTIC.ends(this.receipt, this.anchored, this.trust);
+  audience = () => OPTIMISTIC.audience(this.receipt, this.anchored, this.trust);
+  bond = () => OPTIMISTIC.bond(this.receipt, this.anchored, this.trust);
+  processing = () => OPTIMISTIC.processing(this.receipt, this.anchored, this.trust);
+  recomputed = () => OPTIMISTIC.recomputed(this.receipt, this.anchored, this.trust);
+  finality = () => OPTIMISTIC.finality(this.receipt, this.anchored, this.trust);
   private record: KeyRecord | null = null;
   private anchored = false;
   private readonly now: bigint;

@@ -2,8 +2,11 @@
 
 Rules:
 1. trace       The opening's header hashes to the statement's trace, and is a header; its salts are those of the opening's seed.
+   ends        What request, answer and statement say fits the header (ends.py).
 2. audience    Says who could check. A warning where the caller let the payer alone, or where the payer alone may open on chain.
-3. bond        The operator's bond, under the app hash of the block that shows the key's standing, is not empty.
+3. bond        The operator's bond, under the app hash of the block that shows the key's standing, covers the share that the policy's rule
+               asks of the statement: beside what is locked for others, or, once the statement is settled, among it, as the chain demands.
+               A bond below the share itself fails; one that others' statements hold, and one without a rule to judge it by, warns.
 4. recomputed  The header of the reader's own run, with the same seed, is the header shown: byte for byte, so every value is the same.
 5. processing  The response of that run is the response shown, in all that the model said.
 6. finality    The batch's record, under a signed block's app hash, is of the batch that holds the statement. `final` and not overturned
@@ -15,15 +18,16 @@ Pure: no clock, no randomness, no input or output.
 from collections.abc import Mapping, Sequence
 
 from avow.exact.hashing import Header, Salts, trace_of
+from avow.methods.optimistic.ends import ends_check
 from avow.receipt.audience import AudienceKind
-from avow.receipt.commitment import Part, response_parts
+from avow.receipt.commitment import Part
 from avow.receipt.finality import BatchRecord, BatchState
+from avow.receipt.question import Facts, FurtherCheck
 from avow.receipt.receipt import Receipt
 from avow.receipt.report import Check, CheckName, Outcome
 from avow.receipt.standing import KeyRecord
 from avow.receipt.statement import TERMS_PAYER_OPENS
 from avow.receipt.trust import TrustPolicy
-from avow.receipt.verify import Facts, FurtherCheck
 
 SAID = ("/choices", "/outputs")
 """Where in a response the model's own words and tensors stand; the rest is the node's: ids, times."""
@@ -95,7 +99,18 @@ def bond_check(receipt: Receipt, facts: Facts) -> Check:
     detail = f"0x{operator.hex()} had {bond.amount} wei at stake, {bond.locked} of it for statements then open"
     if not facts.anchored:
         return Check(name, Outcome.SKIPPED, f"says that {detail}; the block that shows it is not anchored")
-    return Check(name, Outcome.PASS, detail)
+    rule = None if facts.trust is None else facts.trust.stake
+    if rule is None:
+        return Check(name, Outcome.WARN, f"{detail}; your policy holds no rule for how much it should be")
+    columns = receipt.statement.columns
+    share = rule.share(columns.amount, columns.terms)
+    if bond.amount < share:
+        return Check(name, Outcome.FAIL, f"{detail}: less than the {share} wei of this statement", "bond_too_small")
+    if receipt.settlement is not None:
+        return Check(name, Outcome.PASS, f"{detail}; {share} wei of it for this statement, locked when it settled")
+    if bond.amount - bond.locked < share:
+        return Check(name, Outcome.WARN, f"{detail}: {share} wei for this statement may not be free when it settles")
+    return Check(name, Outcome.PASS, f"{detail}; {share} wei of the rest are for this statement")
 
 
 def recomputed_check(receipt: Receipt, facts: Facts) -> Check:
@@ -127,12 +142,13 @@ def _difference(own: bytes, shown: bytes) -> str:
 
 def processing_check(receipt: Receipt, facts: Facts) -> Check:
     """Rule 5."""
+    del receipt
     name, found = CheckName.PROCESSING, facts.question.recomputation
     if found is None:
         return Check(
             name, Outcome.SKIPPED, "not run again here: reading the request and writing the answer are the node's word"
         )
-    shown = _shown(receipt, facts)
+    shown = facts.shown.response
     if shown is None:
         return Check(name, Outcome.SKIPPED, "the response is not shown: nothing to compare")
     if found.response is None:
@@ -142,16 +158,6 @@ def processing_check(receipt: Receipt, facts: Facts) -> Check:
     if _said(found.response) != _said(shown):
         return Check(name, Outcome.FAIL, "run again, the response reads otherwise", "wrong_response")
     return Check(name, Outcome.PASS, "run again here: the response reads the same, byte for byte")
-
-
-def _shown(receipt: Receipt, facts: Facts) -> Sequence[Part] | None:
-    """The response's parts, once they are shown to be the ones committed (check `response`)."""
-    given = facts.question.response
-    if given is not None and not isinstance(given, bytes):
-        return given
-    if isinstance(given, bytes):
-        return response_parts(given)
-    return None if receipt.opening is None else receipt.opening.response
 
 
 def _said(parts: Sequence[Part]) -> dict[str, bytes]:
@@ -191,6 +197,7 @@ def _still_open(record: BatchRecord, shown_ms: int) -> str:
 
 FURTHER: Mapping[CheckName, FurtherCheck] = {
     CheckName.TRACE: trace_check,
+    CheckName.ENDS: ends_check,
     CheckName.AUDIENCE: audience_check,
     CheckName.BOND: bond_check,
     CheckName.PROCESSING: processing_check,
