@@ -14,8 +14,7 @@ from avow.exact.program import NO_LEAF, Program
 from avow.exact.prover import _Search
 from avow.exact.referee import Guilty
 from avow.exact.sites import Site, origin_of_output
-from avow.exact.specification import KINDS, bounds
-from avow.exact.specification.cones import Cones
+from avow.exact.specification import bounds
 from avow.exact.tensors import size_of, unpack
 from avow.receipt.encoding import encode
 from tests.exact import programs, traces
@@ -39,12 +38,6 @@ def thinned(seed, mode=None):
         return with_chosen(program, fewest)
     others = [number for number in range(len(program.operators)) if number not in fewest]
     return with_chosen(program, fewest | set(random.sample(others, random.randint(0, len(others)))))
-
-
-def cones_of(program):
-    return Cones(
-        program.head, program.operators, lambda operator, context: KINDS[operator.kind].reads(operator, context)
-    )
 
 
 def run_of(program, seed):
@@ -103,7 +96,7 @@ def test_what_a_proof_opens_is_within_the_bound_and_convicts_nobody(seed):
     claim = traces.traced(program, inputs, parameters)
     own = traces.honest_beside(claim, inputs, parameters)
     header, random = claim.parsed, Random(seed)
-    cones = cones_of(program)
+    cones = bounds.cones_of(program)
     for root in cones.roots():
         operator, bound = program.operators[root], cones.of(root)
         assert bound.refusal() is None

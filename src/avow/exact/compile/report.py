@@ -14,8 +14,8 @@ from avow.exact.compile.runtime import Array, run, session
 from avow.exact.kernels.machine import Machine
 from avow.exact.kernels.ports import Port, ports
 from avow.exact.program import Program
-from avow.exact.specification import KINDS
-from avow.exact.specification.openings import opening_bytes
+from avow.exact.specification import bounds
+from avow.exact.tensors import WIDTHS, size_of
 
 
 @dataclass(slots=True)
@@ -72,18 +72,27 @@ class Report:
             "weights": sum(len(constant.data) for constant in program.constants),
             "largest_accumulator": max(self.accumulators),
             "openings": worst_openings(program),
+            "leaves": program.head.leaves,
+            "hashed_bytes": hashed_bytes(program),
             "samples": self.samples,
             "outputs": [output.to_json() for output in self.outputs],
         }
 
 
 def worst_openings(program: Program) -> dict[str, int]:
-    """For each kind, the most bytes that the proof of one wrong value may open."""
+    """For each kind that has a leaf, or gives an output, the most bytes that the proof of one wrong value may open."""
     worst: dict[str, int] = {}
-    for operator in program.operators:
-        reads = KINDS[operator.kind].reads(operator, program.context)
-        worst[operator.kind] = max(worst.get(operator.kind, 0), opening_bytes(program.head, operator, reads))
+    cones = bounds.cones_of(program)
+    for root in cones.roots():
+        kind = program.operators[root].kind
+        worst[kind] = max(worst.get(kind, 0), cones.of(root).opening)
     return dict(sorted(worst.items()))
+
+
+def hashed_bytes(program: Program) -> int:
+    """What a trace hashes for the leaves of one step (of a language model: at the end of its context)."""
+    leaves = [program.operators[number] for number in program.with_leaf]
+    return sum(size_of(operator.shape, program.context) * WIDTHS[operator.type] for operator in leaves)
 
 
 def compare(compiled: Compiled, sequences: Iterable[Iterable[Sample]]) -> Report:

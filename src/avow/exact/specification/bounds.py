@@ -45,11 +45,13 @@ def check(program: Program, statistics: Statistics | None = None) -> tuple[int, 
 
 def check_cones(program: Program) -> None:
     """Rule 5, which needs no constants' values. Every record's form was checked. Raises BadProgram."""
-    cones.check(
-        program.head,
-        program.operators,
-        lambda operator, context: KINDS[operator.kind].reads(operator, context),
-        lambda operator: KINDS[operator.kind].refute is not None,
+    cones.check(cones_of(program), program.operators, lambda operator: KINDS[operator.kind].refute is not None)
+
+
+def cones_of(program: Program) -> cones.Cones:
+    """The program's cones, by its own leaves."""
+    return cones.Cones(
+        program.head, program.operators, lambda operator, context: KINDS[operator.kind].reads(operator, context)
     )
 
 

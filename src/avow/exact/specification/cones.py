@@ -206,19 +206,13 @@ class _Edge:
         return chunk_bytes(opened, size)
 
 
-def check(
-    head: Head,
-    operators: Sequence[Operator],
-    reads: Callable[[Operator, int], list[Read]],
-    chosen: Callable[[Operator], bool],
-) -> None:
+def check(cones: Cones, operators: Sequence[Operator], chosen: Callable[[Operator], bool]) -> None:
     """Rules 2 and 4, for a whole program. `chosen`: whether an operator is a choice. Raises BadProgram, which names the root."""
     for number, operator in enumerate(operators):
         if operator.leaf == NO_LEAF and chosen(operator):
             raise BadProgram(f"{operator.kind}: a choice has no leaf", operator=number)
         if operator.leaf == NO_LEAF and operator.kind == "append" and operator.inputs[0].leaf == NO_LEAF:
             raise BadProgram("append: neither the page nor the row has a leaf", operator=number)
-    cones = Cones(head, operators, reads)
     room = MAX_SHARED * len(operators) + MAX_INNER
     for root in cones.roots():
         cone = cones.of(root)
