@@ -7,6 +7,7 @@ Rules:
 """
 
 import asyncio
+import logging
 from typing import Protocol
 
 from avow.errors import AvowError
@@ -18,6 +19,8 @@ from avow.nodes.gateway.http import Watches, error_headers
 from avow.nodes.gateway.inference import Accepted, Inference
 from avow.nodes.gateway.protocol import HeaderList, LimitedProtocol, whole_answer
 from avow.nodes.jobs import Answer
+
+log = logging.getLogger("avow.gateway")
 
 
 class HostCheck(Protocol):
@@ -103,6 +106,9 @@ class Exchange:
             headers, body = inference.whole(self._accepted, outcome, outcome.receipt)
         except AvowError as error:
             self._fail(error)
+        except Exception:  # the outermost frame of this answer: what calls it carries the others' too
+            log.exception("an answer could not be told")
+            self._fail(AvowError("an internal error"))
         else:
             self._end(200, headers, body)
 

@@ -6,6 +6,7 @@ watches for idleness.
 """
 
 import asyncio
+import logging
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
@@ -14,6 +15,8 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 from avow.errors import AvowError
 from avow.nodes.gateway.envelope import error_body
 from avow.nodes.gateway.errors import HeadersTooLarge, MalformedRequest
+
+log = logging.getLogger("avow.gateway")
 
 HEAD_TIMEOUT_S = 20.0
 """How long a request's head may take, from the connection or its own first byte on."""
@@ -153,7 +156,11 @@ class LimitedProtocol(HttpToolsProtocol):
 
     def on_message_complete(self) -> None:
         if self._held is not None and self.direct is not None:
-            exchange = self.direct(self, b"".join(self._held))
+            try:
+                exchange = self.direct(self, b"".join(self._held))
+            except Exception:  # the parser would make a malformed request of it
+                log.exception("a request could not be taken")
+                exchange = None
             if exchange is not None:
                 self._release()
                 if not exchange.response_complete:
