@@ -1,7 +1,7 @@
 """One validator's process, without sockets and without CometBFT: what the network benchmarks drive to measure CPU time.
 
-The ABCI messages of a network (gossiped bundles, proposals, blocks, commits) go as bytes into the code that the socket
-serves, on SQLite on disk; then the block is published. Stages are exclusive: what a stage calls that is a stage of its own counts there alone.
+The ABCI messages of a network (gossiped bundles, proposals, blocks, commits) go as bytes into the code that the socket serves, on SQLite
+on disk; then the block is published. Stages are exclusive: what a stage calls that is a stage of its own counts there alone.
 """
 
 import hashlib

@@ -61,6 +61,13 @@ class Page:
                     self._bottom(hashes, place, slot)
             for index in range(SLOTS - 1, 0, -1):
                 self._above(hashes, index)
+        elif len(self._changed) == 1:
+            (place,) = self._changed
+            self._bottom(hashes, place, self.slots[place])
+            index = SLOTS + place >> 1
+            while index:
+                self._above(hashes, index)
+                index >>= 1
         else:
             for place in self._changed:
                 self._bottom(hashes, place, self.slots[place])

@@ -40,8 +40,8 @@ class Table(Enum):
 
 
 _EMPTY_HISTORY = MountainRange()
-KEPT_PAGES = 16_384
-"""Some 40 MiB; the upper pages of a million accounts, which every block changes, are a quarter of that."""
+KEPT_PAGES = 8_192
+"""At most 40 MiB; the upper pages of a million accounts, which every block changes, are half of that."""
 
 
 @dataclass(frozen=True, slots=True)

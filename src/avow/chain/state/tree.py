@@ -88,13 +88,16 @@ def _grow(prefix: str, slot: Leaf | None, entries: Entries, writes: PageWrites) 
 
 def _close(prefix: str, page: Page, writes: PageWrites, *, existed: bool) -> Slot:
     """What the page above holds of this one (rule 2)."""
-    occupied = [slot for slot in page.slots if slot is not None]
-    if len(occupied) > 1 or (occupied and isinstance(occupied[0], bytes)):
-        writes[prefix.encode("ascii")] = page
-        return page.hash()
+    single: Slot = None
+    for slot in page.slots:
+        if slot is not None:
+            if single is not None or isinstance(slot, bytes):
+                writes[prefix.encode("ascii")] = page
+                return page.hash()
+            single = slot
     if existed:
         writes[prefix.encode("ascii")] = None
-    return occupied[0] if occupied else None
+    return single
 
 
 def _hex_path(entry: tuple[str, Leaf | None]) -> str:
