@@ -343,4 +343,4 @@ def test_a_known_answer():
 
 
 KNOWN_CHAIN_ID = "avow-febbc43b9b629238"
-KNOWN_APP_HASH = "24d5c7f9252cc45ae99e463b9988b8affff5f0caa4eedfb0fe05d3e115f5e41d"
+KNOWN_APP_HASH = "9d661712d2404b02cef63688aad555b94e963da0fa32572b552fa4b2a3b4c9dd"

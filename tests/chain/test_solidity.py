@@ -62,6 +62,8 @@ SELECTORS = {
         "withdrawMeasurement(bytes32,bytes32)": "845ff274",
     },
     "registry": {
+        "declare(bytes,bytes)": "989cda35",
+        "declared(bytes32)": "5a2a7204",
         "program(bytes32)": "4b11fe54",
         "publish(string,bytes32)": "bfaec04e",
         "resolve(string)": "461a4478",
