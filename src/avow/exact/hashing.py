@@ -294,13 +294,12 @@ class Recorder:
         self._leaves: list[bytes] = []
 
     def record(self, step: int, operator: int, data: Buffer) -> None:
-        if not 0 <= operator < len(self._ranks):
-            raise ValueError("there is no such operator")
-        if self._ranks[operator] < 0:
+        rank = self._ranks[operator] if 0 <= operator < len(self._ranks) else None
+        if rank is not None and rank < 0:
             return
-        index = step * self._width + self._ranks[operator]
-        if index < len(self._leaves):
+        if rank is None or step * self._width + rank < len(self._leaves):
             raise ValueError("operators are recorded in order, each once")
+        index = step * self._width + rank
         self._leaves.extend([ABSENT] * (index - len(self._leaves)))
         self._leaves.append(self._salts.digest(index, data))
 

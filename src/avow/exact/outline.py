@@ -4,8 +4,8 @@ Rules:
 1. An outline is the header of the program's file, byte for byte, of at most 1 MiB: records, types, shapes and digests, and no value.
 2. It gives the program root, as the whole file would.
 3. Structure and every record's form hold (`check_form`), and the bounds of what is computed without a leaf (`check_cones`): no operator
-   of it is one that a referee could not judge. What constants' values
-   have to be is not seen from here; whoever loads the program proves it (specification/bounds.py).
+   of it is one that a referee could not judge. What constants' values have to be is not seen from here; whoever loads the program proves
+   it (specification/bounds.py).
 
 Pure: no clock, no input or output, integers and bytes only.
 """

@@ -23,7 +23,7 @@ from avow.exact.specification.openings import MAX_VALUES
 from avow.exact.tensors import WIDTHS, Buffer, unpack
 
 MAX_READS = MAX_VALUES + 1_024
-"""Values that one element may read. What is beyond the specification's bound are a choice's own earlier values, at most 255."""
+"""Values that one element may read, not counting those that are computed. What is beyond the specification's bound are a choice's own earlier values, at most 255."""
 
 
 class Values(Protocol):
@@ -139,7 +139,7 @@ class Reading:
         return found
 
     def spend(self, count: int, work: int = 0) -> None:
-        """`count` values, and work in VALUESths of specification/cones.py's."""
+        """`count` values that are not computed, and work in VALUESths of specification/cones.py's."""
         self._reads -= count
         self._work -= work
         if self._reads < 0 or self._work < 0:
@@ -190,7 +190,7 @@ class SiteCells:
 
     def get(self, number: int, index: int) -> int:
         values, size, low, high = self._tensors.get(number) or self._tensor(number)
-        self._spend(index, 1, size)
+        self._spend(index, 1, size, values)
         value = values.get(index)
         if not low <= value <= high:
             raise OutOfInterval("a value that the operator reads is outside of its interval")
@@ -198,7 +198,7 @@ class SiteCells:
 
     def row(self, number: int, start: int, count: int) -> Sequence[int]:
         values, size, low, high = self._tensors.get(number) or self._tensor(number)
-        self._spend(start, count, size)
+        self._spend(start, count, size, values)
         return _within(values.row(start, count), low, high)
 
     def cached(self, number: int, position: int, start: int, count: int) -> Sequence[int]:
@@ -245,10 +245,10 @@ class SiteCells:
         values = self._pages[number, page] = self._reader.run(slot, self._site.layout_of(source))
         return values
 
-    def _spend(self, start: int, count: int, size: int) -> None:
+    def _spend(self, start: int, count: int, size: int, values: Values | None = None) -> None:
         if start < 0 or count < 0 or start + count > size:
             raise Undefined("a value outside of its tensor")
-        self._reading.spend(count, VALUES + count if self._inside else 0)
+        self._reading.spend(0 if isinstance(values, Computed) else count, VALUES + count if self._inside else 0)
 
 
 def transposed(operator: Operator) -> bool:

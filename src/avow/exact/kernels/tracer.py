@@ -32,6 +32,8 @@ from avow.receipt.encoding import encode_trusted
 from avow.receipt.merkle import EMPTY_LIST_ROOT
 
 _DIGEST = digests.DIGEST_BYTES
+_NO_LEAVES: NDArray[np.uint8] = np.zeros((0, _DIGEST), np.uint8)
+_NO_SCRATCH: NDArray[np.uint8] = np.empty(0, np.uint8)
 
 
 def _bytes_of(data: Buffer | NDArray[Any]) -> NDArray[np.uint8]:
@@ -49,8 +51,8 @@ class BulkTracer:
         """Leaves of a step."""
         self.salts = Salts.of(salts)
         self.key: NDArray[np.uint8] = np.frombuffer(self.salts.key, np.uint8)
-        self.leaves: NDArray[np.uint8] = np.zeros((0, _DIGEST), np.uint8)
-        self._scratch: NDArray[np.uint8] = np.empty(0, np.uint8)
+        self.leaves: NDArray[np.uint8] = _NO_LEAVES
+        self._scratch: NDArray[np.uint8] = _NO_SCRATCH
 
     def reserve(self, steps: int) -> None:
         """Room for the leaves of so many steps; absent ones are zeros."""

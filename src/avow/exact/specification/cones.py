@@ -4,7 +4,7 @@ Rules:
 1. The **cone** of an operator is the operator and, of what it reads at this step, the operators without a leaf, of these the same, and so
    on. One element of it is computed from the leaves, constants and program inputs at the cone's edge.
 2. Every operator that has a leaf, and every program output that has none, is the root of a cone. What it opens, edge and records, is at
-   most MAX_OPENING_BYTES; what it reads, inside and at the edge, at most MAX_VALUES; it has at most MAX_INNER operators without a leaf;
+   most MAX_OPENING_BYTES; what it reads at the edge at most MAX_VALUES; it has at most MAX_INNER operators without a leaf;
    and computing these costs at most MAX_WORK. All cones together have at most MAX_SHARED inner operators for each of the program's, so
    that the proof of this ends soon, whatever program a stranger made.
 3. An inner element is computed once, however often it is read. One costs ELEMENT, each call for values of its inputs 1, and every
@@ -118,7 +118,9 @@ class Cones:
             cone.inner.append(number)
             values = values_read(reads)
             cone.work += elements * (ELEMENT + _calls(operator, reads, context)) + elements * values // VALUES
-        cone.values += elements * values_read(reads)
+        cone.values += elements * values_read(
+            [read for read in reads if not self._inside(operator.inputs[read.number])]
+        )
         for want in wanted:
             for at, asked in wants.asked(operator, want, context, reads):
                 source = operator.inputs[at]
@@ -128,10 +130,13 @@ class Cones:
                     edge.input(source, asked)
                 elif source.origin == CACHE:
                     self._cached(source, want.count, [read for read in reads if read.number == at], cone, edge)
-                elif source.origin == OPERATOR and not self._leaf(source.id):
+                elif self._inside(source):
                     pending.setdefault(source.id, []).append(asked)
                 else:
                     edge.leaf(source.origin, source, asked)
+
+    def _inside(self, source: Source) -> bool:
+        return source.origin == OPERATOR and not self._leaf(source.id)
 
     def _cached(self, source: Source, count: int, reads: list[Read], cone: Cone, edge: "_Edge") -> None:
         """Rows of a cache: in its pages; or, without them, in what was appended, a tensor for each position."""
