@@ -36,6 +36,7 @@ from avow.receipt.encoding import from_base64url
 from avow.receipt.finality import OptimisticParameters
 from avow.receipt.receipt import Receipt
 from tests.exact import programs
+from tests.patience import patient_s
 
 WEI = 10**24
 ETHER = 10**18
@@ -127,7 +128,7 @@ class Network:
 
     async def receipt(self, identity: str, done: Any, query: str = "", timeout_s: float = 30.0) -> Receipt:
         """The receipt from the gateway, once `done` with it."""
-        async with asyncio.timeout(timeout_s):
+        async with asyncio.timeout(patient_s(timeout_s)):
             while True:
                 answer = await self.http.get(f"/receipts/{identity}{query}", headers={"accept": "application/cbor"})
                 assert answer.status_code == 200, answer.text
@@ -223,7 +224,9 @@ async def network_of(
         payer = await stack.enter_async_context(PayerAccount.open(home / "gateway" / "key", chain.url))
         gateway_config = GatewayConfig(home=home, nodes=(f"unix:{home}/run/node.sock",), chain=chain.url, port=0)
         gateway = await stack.enter_async_context(running_gateway(gateway_config, NodeClient, payer))
-        http = await stack.enter_async_context(httpx2.AsyncClient(base_url=gateway.url, timeout=60, trust_env=False))
+        http = await stack.enter_async_context(
+            httpx2.AsyncClient(base_url=gateway.url, timeout=patient_s(60), trust_env=False)
+        )
         network = Network(
             home, chain.url, gateway.url, inference, governance, watcher, account_key(home / "gateway" / "key"),
             program, program_id, http,
@@ -233,7 +236,7 @@ async def network_of(
 
 
 async def _ready(network: Network) -> None:
-    async with asyncio.timeout(60), network.client() as chain:
+    async with asyncio.timeout(patient_s(60)), network.client() as chain:
         operator, payer = network.inference.node.operator, address_of_private_key(network.payer)
         while True:
             listed = (await network.http.get("/v1/models")).json()["data"]
@@ -251,7 +254,7 @@ async def _ready(network: Network) -> None:
 
 async def until(condition, timeout_s: float = 30.0):
     """What `condition` (async) gives, once it is true."""
-    async with asyncio.timeout(timeout_s):
+    async with asyncio.timeout(patient_s(timeout_s)):
         while True:
             found = await condition()
             if found:

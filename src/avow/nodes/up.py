@@ -43,7 +43,7 @@ from avow.receipt.statement import Method
 log = logging.getLogger(__name__)
 
 START_S = 180.0
-READY_S = 60.0
+READY_S = 180.0
 TRUST_REFRESH_S = 3_600.0
 _POLL_S = 0.05
 
@@ -52,6 +52,12 @@ class AlreadyUp(AvowError):
     """Another process runs this home's network."""
 
     code = "already_up"
+
+
+class NotServing(AvowError):
+    """The network's parts do not come together."""
+
+    code = "not_serving"
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,7 +156,14 @@ class Network:
         watchers = self._watchers()
         for child in watchers:
             supervisor.start(child)
-        await asyncio.wait_for(self._until_serving(), READY_S)
+        try:
+            await asyncio.wait_for(self._until_serving(), READY_S)
+        except TimeoutError:
+            logs = self._home / "run"
+            raise NotServing(
+                f"the processes run, and do not serve all programs after {READY_S:.0f} s",
+                hint=f"their logs are in {logs}",
+            ) from None
         for child in watchers:
             await supervisor.until_ready(child, START_S)
         await self._write_trust()

@@ -13,8 +13,9 @@ from aiohttp import ClientSession, web
 
 from avow.chain.transaction import address_of_private_key, sign_transaction
 from tests.nodes.conftest import REPOSITORY
+from tests.patience import patient_s
 
-PATIENCE_S = 180
+PATIENCE_S = patient_s(180)
 """Machines that test are slow and busy; what is tested is not how long it takes."""
 
 
@@ -62,9 +63,10 @@ class Watch:
             self.changes.append(json.loads(line))
 
 
-async def spawn(*arguments, home=None, **more) -> asyncio.subprocess.Process:
-    """`avow ARGUMENTS`."""
-    program = "from avow.cli import main; main()"
+async def spawn(
+    *arguments, home=None, program="from avow.cli import main; main()", **more
+) -> asyncio.subprocess.Process:
+    """`avow ARGUMENTS`, or another program."""
     return await asyncio.create_subprocess_exec(
         sys.executable, "-c", program, *map(str, arguments),
         stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE, limit=1 << 22, cwd=REPOSITORY,

@@ -16,7 +16,12 @@ from tests.nodes.optimistic import ETHER, make_home, network_of
 from tests.nodes.watcher.command import PATIENCE_S, avow, pay, spawn, watcher_home, watching
 
 RULES = OptimisticParameters(window_ms=120_000, move_ms=20_000, reveal_blocks=1)
-pytestmark = [pytest.mark.network, pytest.mark.slow, pytest.mark.xdist_group("network")]
+pytestmark = [
+    pytest.mark.timeout(2_400),
+    pytest.mark.network,
+    pytest.mark.slow,
+    pytest.mark.xdist_group("network"),
+]
 
 
 def no_traceback(errors):

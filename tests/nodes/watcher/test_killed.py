@@ -18,7 +18,12 @@ from tests.nodes.watcher.command import PATIENCE_S, watcher_home, watching, way_
 
 RULES = OptimisticParameters(window_ms=600_000, move_ms=300_000, reveal_blocks=1)
 SILENCE = OptimisticParameters(window_ms=120_000, move_ms=8_000, reveal_blocks=1)
-pytestmark = [pytest.mark.network, pytest.mark.slow, pytest.mark.xdist_group("network")]
+pytestmark = [
+    pytest.mark.timeout(2_400),
+    pytest.mark.network,
+    pytest.mark.slow,
+    pytest.mark.xdist_group("network"),
+]
 
 
 def lying(engine):
