@@ -23,7 +23,8 @@ from avow.exact.specification.openings import MAX_VALUES
 from avow.exact.tensors import WIDTHS, Buffer, unpack
 
 MAX_READS = MAX_VALUES + 1_024
-"""Values that one element may read, not counting those that are computed. What is beyond the specification's bound are a choice's own earlier values, at most 255."""
+"""Values that one element may read, not counting those that are computed. What is beyond the specification's bound are a choice's own
+earlier values, at most 255."""
 
 
 class Values(Protocol):
