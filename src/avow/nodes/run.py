@@ -240,21 +240,23 @@ class Run:
                 return
             self._close()
         self._sink.failed(error)
+        self._signer.catch_up()
 
     def _finish(self, outcome: "_Outcome") -> None:
         """Sign and hand over the result."""
         self._flush()
-        with self._signer.lock:
-            if not self.over:
-                self._close()
-                self._sign(outcome)
+        signer = self._signer
+        if self.handing_over:  # here, or in the thread that is signing just now: no worker waits to sign
+            signer.finishing.append(partial(self._end, outcome))
+        else:
+            with signer.lock:
+                self._end(outcome)
+        signer.catch_up()
 
-    def _finish_here(self, outcome: "_Outcome") -> None:
-        """`_finish` in the worker."""
-        try:
-            self._finish(outcome)
-        except Exception:  # the thread's outermost frame
-            log.exception("an answer of %s could not be handed over", self._loaded.name)
+    def _end(self, outcome: "_Outcome") -> None:
+        if not self.over:
+            self._close()
+            self._sign(outcome)
 
     def _sign(self, outcome: "_Outcome") -> None:
         prepared, job = self._prepared, self.job
@@ -319,7 +321,7 @@ class Run:
             if self._room is not None:
                 self._room.give_back()
         if self.handing_over:
-            return partial(self._finish_here, outcome)
+            return partial(self._finish, outcome)
         return partial(self._loop.call_soon_threadsafe, self._finish, outcome)
 
     def _check_cancelled(self) -> None:

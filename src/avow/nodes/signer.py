@@ -8,8 +8,11 @@ Rules:
 3. A number is given once. What is signed but never delivered is settled as void; it is not taken back.
 """
 
+import logging
 import struct
 import threading
+from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from cryptography.hazmat.primitives import hashes
@@ -31,6 +34,8 @@ from avow.receipt.statement import (
     stream_payload,
 )
 from avow.receipt.stream import mac_key, shared_secret
+
+log = logging.getLogger(__name__)
 
 _ES256 = ec.ECDSA(hashes.SHA256())
 _TRACE_BYTES = 32
@@ -60,6 +65,8 @@ class Signer:
         self.operator = operator
         self.method = method
         self.lock = threading.RLock()
+        self.finishing: deque[Callable[[], None]] = deque()
+        """What is to be signed by whoever has the lock, each with what follows its signature; see `catch_up`."""
         self._signing = ec.generate_private_key(ec.SECP256R1())
         self._transport = ec.generate_private_key(ec.SECP256R1())
         self.signing_key = _point(self._signing)
@@ -68,6 +75,17 @@ class Signer:
         self.next_number = 0
         self._inputs = SignatureInputs(chain_id, self.key)
         self.head = first_head(chain_id, self.key)
+
+    def catch_up(self) -> None:
+        """Do what is in `finishing`, unless another thread is at it. To be called after each addition, and after each hold of the lock."""
+        while self.finishing and self.lock.acquire(blocking=False):
+            try:
+                while self.finishing:
+                    self.finishing.popleft()()
+            except Exception:  # each is the outermost frame of an answer of its own
+                log.exception("an answer could not be handed over")
+            finally:
+                self.lock.release()
 
     def sign(self, charge: Charge, private: bytes) -> Signed:
         """Number, chain and sign one statement. `private`: CBOR that names this signer's chain, operator and key."""
