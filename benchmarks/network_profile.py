@@ -16,7 +16,7 @@ from benchmarks.report import Benchmark, cpu_us, main
 BLOCKS = 14
 SKIPPED = 2
 TRANSFERS = 500
-BAR_US = 250
+BAR_US = 300
 
 
 def measure(folder: Path) -> tuple[dict[str, float], bytes]:
