@@ -1,5 +1,6 @@
 """Operators without a leaf: what is planted in them shows in what depends on them, and what a proof then opens is within its bounds."""
 
+from dataclasses import replace
 from random import Random
 
 import pytest
@@ -8,13 +9,13 @@ from hypothesis import strategies as st
 
 from avow.exact.compile.leaves import _needed, choose, with_leaves
 from avow.exact.errors import BadProgram
-from avow.exact.fraud import NoFault
+from avow.exact.fraud import MalformedProof, NoFault, NotCommitted, NotShown
 from avow.exact.hashing import OUTPUT_SLOT, Salts
 from avow.exact.program import NO_LEAF, Program
-from avow.exact.prover import _Search
+from avow.exact.prover import _Search, find_fault
 from avow.exact.referee import Guilty
 from avow.exact.sites import Site, origin_of_output
-from avow.exact.specification import bounds
+from avow.exact.specification import KINDS, bounds
 from avow.exact.tensors import size_of, unpack
 from avow.receipt.encoding import encode
 from tests.exact import programs, traces
@@ -135,9 +136,22 @@ def test_choosing_is_repeatable_and_saves():
 def test_what_has_to_have_a_leaf_is_refused_without():
     for seed in range(30):
         program = programs.program_of(seed)
-        for number in sorted(_needed(program)):
+        rows = {operator.inputs[0].id for operator in program.operators if operator.kind == "append"}
+        for number in sorted(_needed(program) - rows):
             with pytest.raises(BadProgram):
                 bounds.check(with_chosen(program, set(range(len(program.operators))) - {number}))
+
+
+def test_an_append_or_its_row_has_a_leaf():
+    program = programs.program_of(1, mode="generate")
+    everything = set(range(len(program.operators)))
+    for number, operator in enumerate(program.operators):
+        if operator.kind == "append" and not operator.integer("transposed"):
+            row = operator.inputs[0].id
+            bounds.check(with_chosen(program, everything - {number}))
+            bounds.check(with_chosen(program, everything - {row}))
+            with pytest.raises(BadProgram):
+                bounds.check(with_chosen(program, everything - {number, row}))
 
 
 def test_leaves_are_numbered_in_order():
@@ -146,3 +160,50 @@ def test_leaves_are_numbered_in_order():
     few = with_leaves(program)
     assert [few.operators[number].leaf for number in few.with_leaf] == list(range(few.head.leaves))
     assert Program.parse(b"".join(bytes(part) for part in few.parts())).ranks == few.ranks
+
+
+def with_inside():
+    """A lie whose proof goes through operators without a leaf."""
+    for seed in range(200):
+        program = with_leaves(programs.program_of(seed))
+        inputs, parameters = run_of(program, seed)
+        claim = traces.traced(program, inputs, parameters)
+        own = traces.honest_beside(claim, inputs, parameters)
+        for slot in [slot for slot in claim.tensors if slot < OUTPUT_SLOT]:
+            operator = program.operators[program.place(slot)[1]]
+            value = another(Random(seed), operator, unpack(operator.type, claim.tensors[slot])[0], inside=True)
+            if value is None or KINDS[operator.kind].refute is not None:
+                continue
+            liar = claim.altered(slot, 0, value)
+            proof = find_fault(liar.subject, liar.parsed, own, Salts(SEED), liar)
+            if proof.kind == "element" and len(proof.inside) >= 2:
+                return liar, proof
+    raise AssertionError
+
+
+def test_records_of_operators_without_a_leaf_are_shown_and_all_are_needed():
+    liar, proof = with_inside()
+    assert judge(liar, proof) == Guilty("element", proof.slot, 0)
+    program = liar.program
+
+    def inside(numbers):
+        records = tuple((number, program.operators[number].encoded()) for number in numbers)
+        return {"inside": records, "inside_hashes": tuple(program.operators_proof(list(numbers)))}
+
+    numbers = [number for number, _ in proof.inside]
+    others = [number for number in range(len(program.operators)) if number not in numbers]
+    plain = [number for number in others if program.operators[number].leaf == NO_LEAF]
+    with pytest.raises(NotShown):
+        judge(liar, replace(proof, **inside(numbers[1:])))
+    for more in (*plain[:2], *[number for number in others if number not in plain][:2]):
+        with pytest.raises(NotShown):
+            judge(liar, replace(proof, **inside(sorted([*numbers, more]))))
+    with pytest.raises(MalformedProof):
+        judge(liar, replace(proof, inside=proof.inside[::-1]))
+    swapped = tuple((number, proof.inside[0][1]) for number, _ in proof.inside)
+    with pytest.raises(NotCommitted):
+        judge(liar, replace(proof, inside=swapped))
+    with pytest.raises(NotCommitted):
+        judge(liar, replace(proof, inside_hashes=(*proof.inside_hashes, bytes(32))))
+    with pytest.raises((NotShown, NotCommitted)):
+        judge(liar, replace(proof, operator=numbers[0]))
