@@ -210,6 +210,7 @@ class Watcher:
     async def _chosen(self, posted: Posted, rate_ppm: int) -> list[Case]:
         """As `_choose`. A batch that cannot be read holds the others up UNREADABLE times, and is left alone then (rule 5)."""
         subject = b"batch %s %d" % (posted.key.hex().encode(), posted.first)
+        failure = ""
         for _ in range(UNREADABLE):
             try:
                 return await self._choose(posted, rate_ppm)
