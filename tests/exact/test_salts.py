@@ -316,3 +316,18 @@ def test_a_flipped_bit_never_convicts_another(data):
 
     with pytest.raises(ProofError):
         referee(proof, traces.program_id(liar.subject.manifest), liar.trace)
+
+
+@pytest.mark.parametrize("slot", [0, INPUT_SLOT, OUTPUT_SLOT])
+def test_a_right_salt_and_a_wrong_key_convict_nobody(slot):
+    """Without chance: the two conditions that keep an honest trace from a `salt` proof, each alone."""
+    with pytest.raises(NoFault, match="own salt"):
+        judge(HONEST, salt_proof(HONEST, slot))
+    with pytest.raises(NotCommitted, match="key"):
+        judge(HONEST, salt_proof(HONEST, slot, salts=OTHER))
+
+
+def test_a_liars_proof_is_of_its_own_trace_alone():
+    liar = under(HONEST, [N])
+    with pytest.raises(NotCommitted, match="not the trace's"):
+        judge(HONEST, salt_proof(liar, N))
