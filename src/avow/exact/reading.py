@@ -178,7 +178,7 @@ class Computed:
 class SiteCells:
     """The values of a site's operator as its element function reads them (specification/cells.py)."""
 
-    __slots__ = ("_inside", "_pages", "_reader", "_reading", "_site", "_tensors")
+    __slots__ = ("_call", "_inside", "_pages", "_reader", "_reading", "_site", "_tensors")
 
     def __init__(self, site: Site, reading: Reading, *, inside: bool) -> None:
         """`inside`: the operator has no leaf, so that what it reads is work."""
@@ -186,12 +186,15 @@ class SiteCells:
         self._reading = reading
         self._reader = reading.reader
         self._inside = inside
+        self._call = VALUES + 1 if inside else 0
         self._tensors: dict[int, tuple[Values, int, int, int]] = {}
         self._pages: dict[tuple[int, int], Values] = {}
 
     def get(self, number: int, index: int) -> int:
         values, size, low, high = self._tensors.get(number) or self._tensor(number)
-        self._spend(index, 1, size, values)
+        if not 0 <= index < size:
+            raise Undefined("a value outside of its tensor")
+        self._reading.spend(values.__class__ is not Computed, self._call)
         value = values.get(index)
         if not low <= value <= high:
             raise OutOfInterval("a value that the operator reads is outside of its interval")
