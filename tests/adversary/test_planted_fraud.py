@@ -4,7 +4,7 @@ import pytest
 
 from tests.soak_fraud.campaign import campaign
 
-pytestmark = [pytest.mark.slow, pytest.mark.network, pytest.mark.xdist_group("network")]
+pytestmark = [pytest.mark.slow, pytest.mark.network, pytest.mark.xdist_group("network"), pytest.mark.timeout(900)]
 
 
 @pytest.mark.parametrize("model", ["digits-mlp", "digits-lenet", "risk", "small-chat"])

@@ -4,9 +4,10 @@ import argparse
 from dataclasses import replace
 from pathlib import Path
 
+from avow.nodes import openings
 from avow.nodes.inference import main
 from avow.nodes.programs import load_programs
-from tests.soak_fraud.engines import lying
+from tests.soak_fraud.engines import LyingCommitment, lying
 
 
 def programs():
@@ -20,4 +21,5 @@ def programs():
 
 
 if __name__ == "__main__":
+    openings.CommittedRun = LyingCommitment
     main(programs())

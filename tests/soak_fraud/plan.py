@@ -7,31 +7,36 @@ Rules:
    the answer is right then, and the trace is not.
 3. A lie that changes no committed value is none (`masked`): the changed value is an operator's that has no leaf, and what reads it rounds it
    away. Before that is said, larger changes and other values are tried.
-4. A lie has to be found at the leaf of its operator; of one that has none, at the first leaf that differs between the honest and the lying
-   run, which are made to know.
+4. A lie has to be found at the leaf of its operator; of one that has none, at the first leaf, or else program output, that differs between the
+   honest and the lying run, which are made to know.
 5. Of each kind the lies that go from first to last operator and step at once come first, so that few of them are well spread.
+6. One lie of each model is none in a value: a leaf is under other salts than the header says.
 """
 
 from collections import defaultdict
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from math import prod
 from typing import Any
 
-from avow.exact.hashing import Header
+from avow.exact.hashing import OUTPUT_SLOT, Header
 from avow.exact.program import Program
 from avow.exact.records import Operator
 from tests.nodes.liars import Lie
-from tests.soak_fraud.engines import text_of
+from tests.soak_fraud.engines import SALTED, text_of
 from tests.soak_fraud.models import Model
 
 SEED = bytes(range(32))
+SALTS = "salts"
+"""The kind of rule 6's lie."""
 PLACES = ("first", "middle", "last")
-CHANGES = (1, 16, 256, 4_096, 1 << 20)
+TRIES = ((0, 0), (64, 1), (8, 2), (2, 1))
+"""By which part of its interval a value is changed (0: by one), and how many thirds of the tensor further."""
 
 
 @dataclass(frozen=True)
 class Case:
-    """A lie to be told in answer to question `number`. `slot`: the leaf that it is to be found at, None for a lie that is masked."""
+    """A lie to be told in answer to question `number`. `slot`: where it is to be found, a leaf or an output; None for a lie that is masked."""
 
     model: str
     kind: str
@@ -40,6 +45,13 @@ class Case:
     lie: Lie
     number: int
     slot: int | None = None
+
+    @property
+    def fault(self) -> str:
+        """The kind of proof that convicts it."""
+        if self.kind == SALTS:
+            return "salt"
+        return "element" if self.slot is None or self.slot < OUTPUT_SLOT else "output"
 
     @property
     def name(self) -> str:
@@ -69,10 +81,13 @@ class Honest:
 
     def found_at(self, case: Case) -> int | None:
         """Rule 4."""
-        _, honest = self.run(case.number)
-        _, told = self._traced(self.lying, case.number, text_of(case.lie))
-        pairs = zip(honest, told, strict=False)
-        return next((slot for slot, (one, other) in enumerate(pairs) if one != other), None)
+        header, honest = self.run(case.number)
+        other, told = self._traced(self.lying, case.number, text_of(case.lie))
+        found = _first_difference(honest, told)
+        if found is not None:
+            return found
+        output = _first_difference(header.outputs, other.outputs)
+        return None if output is None else OUTPUT_SLOT + output
 
     def _traced(self, engine: Any, number: int, said: str) -> tuple[Header, list[bytes]]:
         request = self.model.body(number, said)
@@ -82,6 +97,10 @@ class Honest:
         else:
             _, trace = engine.traced_infer(request, SEED)
         return Header.parse(trace.header), list(trace.leaves)
+
+
+def _first_difference(ours: Sequence[bytes], theirs: Sequence[bytes]) -> int | None:
+    return next((at for at, (one, other) in enumerate(zip(ours, theirs, strict=False)) if one != other), None)
 
 
 def candidates(honest: Honest, questions: int) -> list[Case]:
@@ -97,12 +116,19 @@ def candidates(honest: Honest, questions: int) -> list[Case]:
             question = len(cases + of_kind) % questions
             for at, lie in lies(honest, number, place, question):
                 of_kind.append(Case(honest.model.name, kind, place, at, lie, question))
-        shown = [case for case in of_kind if own_leaf(honest.program, case.lie.step, case.lie.operator) is not None]
+        shown = [case for case in of_kind if honest.program.slot(case.lie.step, case.lie.operator) is not None]
         told_only = [replace(case, lie=replace(case.lie, goes_on=False)) for case in shown[len(shown) // 2 :][:1]]
         straight = [case for case in of_kind if case.place == case.at]
         others = [case for case in of_kind if case.place != case.at]
         cases += [*straight, *told_only, *others]
-    return cases
+    return [*cases, *salted(cases)]
+
+
+def salted(cases: list[Case]) -> list[Case]:
+    """Rule 6."""
+    told_only = [case for case in cases if not case.lie.goes_on]
+    middle = told_only[len(told_only) // 2 :][:1]
+    return [replace(case, kind=SALTS, lie=replace(case.lie, change=SALTED)) for case in middle]
 
 
 def chosen(numbers: list[int]) -> dict[str, int]:
@@ -135,23 +161,19 @@ def length_of(operator: Operator, step: int) -> int:
     return prod(step + 1 if extent < 0 else extent for extent in operator.shape)
 
 
-def own_leaf(program: Program, step: int, operator: int) -> int | None:
-    """The leaf of an operator's output at a step; None where it has none."""
-    return program.slot(step, operator)
-
-
 def looked_at(honest: Honest, case: Case) -> Case:
     """Rules 3 and 4: the case as it will be told, or with slot None."""
     lie = case.lie
-    own = own_leaf(honest.program, lie.step, lie.operator)
+    own = honest.program.slot(lie.step, lie.operator)
     if own is not None:
         return replace(case, slot=own)
-    length = length_of(honest.program.operators[lie.operator], lie.step)
-    places = dict.fromkeys((lie.index, 0, length // 2, length - 1, length // 3))
-    for change in CHANGES:
-        for index in places:
-            tried = replace(case, lie=replace(lie, index=index, change=change))
-            slot = honest.found_at(tried)
-            if slot is not None:
-                return replace(tried, slot=slot)
+    operator = honest.program.operators[lie.operator]
+    length, span = length_of(operator, lie.step), operator.high - operator.low
+    for part, thirds in TRIES:
+        index = (lie.index + thirds * length // 3) % length
+        change = max(1, span // part) if part else 1
+        tried = replace(case, lie=replace(lie, index=index, change=change))
+        slot = honest.found_at(tried)
+        if slot is not None:
+            return replace(tried, slot=slot)
     return replace(case, slot=None)

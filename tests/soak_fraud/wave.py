@@ -253,7 +253,7 @@ async def _judge_one(network, answer, outcome, found, state):
         "who proved it": (found.sender, network.watcher),
         "who won": (found.winner, network.watcher),
         "the leaf": (fault.slot, outcome.case.slot),
-        "the kind": (fault.kind, "element"),
+        "the kind": (fault.kind, outcome.case.fault),
         "what was slashed": (found.slashed, share),
         "its number": (found.number, columns.number),
     }
