@@ -67,6 +67,7 @@ def test_what_is_started_takes_these_options(options):
     for given in (started, line.split()):
         named = {item for item in given if item.startswith("--")}
         assert named <= options, named - options
+        assert {"--home", "--engine"} <= named
     assert "--engine cometbft" in line
 
 
