@@ -215,15 +215,15 @@ def _smollm2_exact() -> Entry:
     files = (
         File(
             "program.exact",
-            136_594_880,
-            bytes.fromhex("986465cf2239e45816629a7e48f4db701f26a18f862a10f450218d2848158f1e"),
+            136_594_944,
+            bytes.fromhex("cc52cd07dab8f6a225668d98d92db7fa5e3f696c2adcaca25f8b1e358d95e1fe"),
         ),
         File(
             "tokeniser.cbor", 813_721, bytes.fromhex("a940edb6596806a2b33c8a052eabaeedc338555664bd6973672d3dae71f6aa81")
         ),
     )
     options: dict[str, Value] = {
-        "root": "a1e554179cb7dffc20dbd54375070aa025ec8f1aeffa2cb6a452b4dc60e0ad1f",
+        "root": "13d46de00ad6ac34f84368eea0b9c7c82f26f0f137488e0d5c89d99f2118ada9",
         "program": "program.exact",
         "tokeniser": "tokeniser.cbor",
         "template": "chatml",

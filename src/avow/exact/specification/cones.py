@@ -8,7 +8,7 @@ Rules:
    and computing these costs at most MAX_WORK. All cones together have at most MAX_SHARED inner operators for each of the program's, so
    that the proof of this ends soon, whatever program a stranger made.
 3. An inner element is computed once, however often it is read. One costs ELEMENT, each call for values of its inputs 1, and every
-   VALUES of these values 1 more: of about 2 microseconds of a referee in Python.
+   VALUES of these values 1 more: of about 3 microseconds of a referee in Python.
 4. A choice (argmax, topk) has a leaf: it is refuted, not computed. The row of an `append` without a leaf has one.
 All bounds are over all elements: `wants.py` says what any element needs.
 """
@@ -38,8 +38,8 @@ from avow.exact.tensors import WIDTHS, size_of
 
 MAX_INNER = 48
 """Operators without a leaf in one cone: a proof holds the record of each."""
-MAX_WORK = 3_072
-"""Of what is computed inside (rule 3): about 6 ms."""
+MAX_WORK = 2_048
+"""Of what is computed inside (rule 3): about 6 ms on a slow core."""
 MAX_SHARED = 8
 ELEMENT = 2
 VALUES = 32
