@@ -301,11 +301,21 @@ def test_effective_parameters_that_nobody_can_read_are_not_the_requests(effectiv
     "response",
     [b'{"choices": [{"message": null}]}', b'{"choices": [{"message": [1]}, null]}', b'{"a": 1e999}', b'{"choices": 1}'],
 )
-@pytest.mark.parametrize("stream", [b"", b"stream"])
+@pytest.mark.parametrize("stream", [False, True])
 def test_an_answer_of_any_json_is_compared(response, stream):
-    check = pytest.importorskip("avow.nodes.watcher.check")
-    from avow.nodes.openings import Shown
-
-    shown = Shown(b"", b"", SEED, "/v1/chat/completions", b"", b"", response, stream, b"")
+    answers = pytest.importorskip("avow.nodes.watcher.answers")
+    header = Header(
+        program=bytes(32),
+        steps=1,
+        prompt=1,
+        parameters={},
+        finish="length",
+        leaves=1,
+        root=bytes(32),
+        inputs=(),
+        outputs=(),
+        salts=bytes(32),
+    )
+    said = answers.Said(response, stream=stream, complete=True, usage=None, units=0)
     own = {"choices": [{"message": {"content": "hello"}, "finish_reason": "stop"}]}
-    assert check._compare_answers("chat", shown, own).event is check.Event.ANSWER_DIFFERS
+    assert said.compare(header, own).event is answers.Event.ANSWER_DIFFERS
