@@ -30,7 +30,9 @@ def found(network, asked, effective, answered, header, *, complete=True):
         commit("effective", SEED, effective_parts(shown)),
         commit("response", SEED, parts),
     )
-    usage = tuple((name, count) for name, count in answered["usage"].items() if name in ("prompt_tokens", "completion_tokens"))
+    usage = tuple(
+        (name, count) for name, count in answered["usage"].items() if name in ("prompt_tokens", "completion_tokens")
+    )
     receipt = network._state(
         CHAT, Method.OPTIMISTIC, None, SEED, None, None, commitments, usage, None if complete else StreamEnd(bytes(32), 1), complete,
         header, shown=shown,
