@@ -54,8 +54,9 @@ PARAMETERS = ("max_tokens", "seed", "temperature_m", "temperature_s")
 _TENSOR_TAG = b"avow/tensor/1"
 _TENSOR_PREFIX = len(_TENSOR_TAG).to_bytes(1) + _TENSOR_TAG
 _KEY_TAG = b"avow/trace-key/1"
-_SALTS_TAG = b"avow/trace-salts/1"
-_TRACE_TAG = b"avow/trace/1"
+_KEY_PREFIX = len(_KEY_TAG).to_bytes(1) + _KEY_TAG
+SALTS_TAG = b"avow/trace-salts/1"
+TRACE_TAG = b"avow/trace/1"
 
 Buffer = bytes | bytearray | memoryview
 """A tensor's little-endian bytes; a memoryview is contiguous and of format "B"."""
@@ -103,7 +104,7 @@ def chunk_hash(salt: bytes, chunk: bytes) -> bytes:
 
 def commitment_to(key: bytes) -> bytes:
     """What a header says of the key of a run's salts."""
-    return tagged_hash(_SALTS_TAG, key)
+    return tagged_hash(SALTS_TAG, key)
 
 
 class Salts:
@@ -114,7 +115,7 @@ class Salts:
     def __init__(self, seed: bytes) -> None:
         if len(seed) != SEED:
             raise ValueError("a seed has 32 bytes")
-        self._key = tagged_hash(_KEY_TAG, seed)
+        self._key = sha256(_KEY_PREFIX + seed).digest()
 
     @classmethod
     def under(cls, key: bytes) -> Self:
@@ -232,7 +233,7 @@ def _digests(value: Value, field: str) -> tuple[bytes, ...]:
 
 def trace_of(header: bytes) -> bytes:
     """The 32 bytes that a statement carries."""
-    return tagged_hash(_TRACE_TAG, header)
+    return tagged_hash(TRACE_TAG, header)
 
 
 # --- Recording (rule 5) --------------------------------------------------------------------------------------------

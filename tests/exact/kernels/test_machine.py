@@ -1,5 +1,7 @@
 """Both machines against the slow one: every kind, every value of every operator, by the trace that binds them all."""
 
+from concurrent.futures import ThreadPoolExecutor
+
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -157,3 +159,56 @@ def test_inputs_that_do_not_fit_are_refused(kernels):
 def test_a_program_that_generates_is_not_for_this_machine():
     with pytest.raises(ValueError, match="machine of their own"):
         Machine(program_of(1, mode="generate"))
+
+
+@pytest.mark.parametrize("seed", [1, 2, 3])
+@pytest.mark.parametrize("mode", ["once", "sequence"])
+def test_short_and_long_runs_have_the_recorders_trace(mode, seed):
+    program = with_leaves(program_of(seed, mode=mode, context=70))
+    machine = Machine(program)
+    for steps in (1, 2, 3, 70):
+        inputs = inputs_of(program, seed, steps=steps)
+        outputs, trace = reference(program, inputs)
+        for _ in range(2):
+            found, found_trace = machine.trace(arrays_of(program, inputs), BulkTracer(SEED, program.ranks))
+            assert [each.tobytes() for each in found] == outputs
+            assert found_trace == trace
+
+
+def test_short_runs_are_traced_in_many_threads():
+    program = program_of(5, mode="once")
+    machine = Machine(program)
+    asked = [arrays_of(program, inputs_of(program, seed, steps=1)) for seed in range(60)]
+
+    def traced(arrays):
+        outputs, trace = machine.trace(arrays, BulkTracer(SEED, program.ranks))
+        return [each.tobytes() for each in outputs], trace
+
+    expected = [traced(each) for each in asked]
+    with ThreadPoolExecutor(4) as pool:
+        assert list(pool.map(traced, asked)) == expected
+
+
+def test_a_tracer_that_saw_a_longer_run_before():
+    """Leaves beyond a run's own are none of its trace."""
+    program = program_of(6, mode="once")
+    short, long = (arrays_of(program, inputs_of(program, 6, steps=steps)) for steps in (1, 3))
+    machine, tracer = Machine(program), BulkTracer(SEED, program.ranks)
+    machine.trace(long, tracer)
+    assert machine.trace(short, tracer)[1] == machine.trace(short, BulkTracer(SEED, program.ranks))[1]
+
+
+def test_a_bad_input_of_a_traced_run_is_refused_and_the_next_run_is_right():
+    program = next(
+        each for each in (program_of(seed, mode="once") for seed in range(100))
+        if any(item.low > np.iinfo(DTYPES[item.type]).min for item in each.inputs)
+    )  # fmt: skip
+    at = next(at for at, each in enumerate(program.inputs) if each.low > np.iinfo(DTYPES[each.type]).min)
+    good = arrays_of(program, inputs_of(program, 1, steps=1))
+    bad = list(good)
+    bad[at] = np.full_like(bad[at], program.inputs[at].low - 1)
+    machine = Machine(program)
+    _, before = machine.trace(good, BulkTracer(SEED, program.ranks))
+    with pytest.raises(BadRun):
+        machine.trace(bad, BulkTracer(SEED, program.ranks))
+    assert machine.trace(good, BulkTracer(SEED, program.ranks))[1] == before

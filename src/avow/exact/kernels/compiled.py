@@ -7,7 +7,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from avow.exact.errors import BadRun
-from avow.exact.hashing import Tracer
+from avow.exact.hashing import Trace, Tracer
+from avow.exact.kernels import digests
+from avow.exact.kernels.blanks import blank_of
 from avow.exact.kernels.lane import Lane
 from avow.exact.kernels.layout import DTYPES, Layout
 from avow.exact.kernels.lowering import LOWERINGS
@@ -73,6 +75,28 @@ class CompiledRunner:
         for done in [self._pool.submit(self._range, addresses, *part, tracer) for part in parts]:
             done.result()
         return results
+
+    def traced(self, inputs: Sequence[Integers], steps: int, tracer: Tracer) -> tuple[list[Integers], Trace] | None:
+        """A short run and its trace, in one call of compiled code; None for one that is not short, or another tracer's."""
+        if not isinstance(tracer, BulkTracer):
+            return None
+        lane = self._take()
+        if steps > lane.staged_steps:
+            self._idle.append(lane)
+            return None
+        tracer.reserve(steps)
+        count = steps * tracer.width
+        blank = blank_of(self._program.root, steps, 0, {}, "whole", count, len(inputs), len(self._outputs))
+        work = np.empty(digests.seal_bytes(blank.size, count, lane.longest), np.uint8)
+        lane.begin()
+        for place, array in zip(lane.staged_inputs, inputs, strict=True):
+            place[:steps] = array
+        fault = lane.sealed_steps(steps, tracer.key, tracer.leaves, count, blank, work)
+        results = [place[:steps].copy() for place in lane.staged_results]
+        self._idle.append(lane)
+        if fault:
+            self._refuse(fault)
+        return results, tracer.sealed(blank, work, count)
 
     def tensor(self, inputs: Sequence[Integers], step: int, operator: int) -> bytes:
         arrays = [np.ascontiguousarray(each) for each in inputs]

@@ -5,9 +5,10 @@ A kernel's caller gives scratch memory of `scratch_bytes`: one message, then a h
 
 import numpy as np
 
-from avow.exact.hashing import CHUNK
+from avow.exact.hashing import CHUNK, INPUT_SLOT, OUTPUT_SLOT
+from avow.exact.kernels.blanks import BLOCK, ENTRY, KEY_AT, ROOT_AT, SALTS_AT
 from avow.exact.kernels.compilation import WIDTH, Kernel, entry, helper
-from avow.exact.kernels.memory import Array, copy_bytes, int64s, uint8s
+from avow.exact.kernels.memory import Array, call_kernel, copy_bytes, int64s, uint8s
 from avow.exact.kernels.rows import (
     CONTEXT,
     GROWS,
@@ -112,9 +113,12 @@ def _chunk_hashes(data: int, length: int, key: int, slot: int, scratch: int) -> 
 
 @helper
 def digest_tensor(data: int, length: int, key: int, slot: int, scratch: int, target: int) -> None:
-    """The digest of a run's tensor of length ≥ 1: 32 bytes at `target`."""
+    """The digest of a run's tensor: 32 bytes at `target`."""
     nodes = scratch + _NODES
-    fold(nodes, _chunk_hashes(data, length, key, slot, scratch), scratch)
+    if length:
+        fold(nodes, _chunk_hashes(data, length, key, slot, scratch), scratch)
+    else:
+        digest_message(scratch, pad(scratch, 0), nodes)
     out = uint8s(scratch, 14)
     for byte in range(14):
         out[byte] = _TAG[byte]
@@ -141,23 +145,102 @@ RECORD_KERNEL = Kernel(_record)
 
 @entry
 def digest(data: Array, key: Array, slot: int, scratch: Array, target: Array) -> None:
-    """`digest_tensor` for Python: arrays of uint8, of which `data` has at least one byte and `scratch` `scratch_bytes` of it."""
+    """`digest_tensor` for Python: arrays of uint8, of which `scratch` has `scratch_bytes` of `data`'s length."""
     digest_tensor(data.ctypes.data, len(data), key.ctypes.data, slot, scratch.ctypes.data, target.ctypes.data)
+
+
+@helper
+def root_of(leaves: int, count: int, nodes: int) -> None:
+    """The RFC 6962 root over `count` ≥ 1 leaves of 32 bytes: at the begin of `nodes`, 32 · count + 256 bytes."""
+    message = nodes + 32 * count
+    at = 0
+    if has_instructions():
+        while at + 2 <= count:
+            first, target = leaves + 32 * at, nodes + 32 * at
+            digest_two_leaves(first, first + 32, target, target + 32)
+            at += 2
+    while at < count:
+        uint8s(message, 1)[0] = 0
+        copy_bytes(message + 1, leaves + 32 * at, 32)
+        digest_message(message, pad(message, 33), nodes + 32 * at)
+        at += 1
+    fold(nodes, count, message)
 
 
 @entry
 def leaves_root(leaves: Array, count: int, nodes: Array) -> None:
-    """The RFC 6962 root over the first `count` ≥ 1 rows of leaves, uint8[…, 32]: at the begin of `nodes`, uint8[32 · count + 256]."""
-    first, hashes = leaves.ctypes.data, nodes.ctypes.data
-    message = hashes + 32 * count
-    at = 0
-    if has_instructions():
-        while at + 2 <= count:
-            digest_two_leaves(first + 32 * at, first + 32 * at + 32, hashes + 32 * at, hashes + 32 * at + 32)
-            at += 2
-    while at < count:
-        uint8s(message, 1)[0] = 0
-        copy_bytes(message + 1, first + 32 * at, 32)
-        digest_message(message, pad(message, 33), hashes + 32 * at)
-        at += 1
-    fold(hashes, count, message)
+    """`root_of` for Python: of the first `count` ≥ 1 rows of leaves, uint8[…, 32]; nodes are uint8[32 · count + 256]."""
+    root_of(leaves.ctypes.data, count, nodes.ctypes.data)
+
+
+# --- Blanks (blanks.py) filled in -----------------------------------------------------------------------------------
+
+# Slots of a form, int64: what is filled in with what. Behind them, END slots for each program input and output.
+BLANK, BLANK_BYTES, WORK, SEAL_KEY, SEAL_LEAVES, SEAL_COUNT, ENDS = range(7)
+"""Addresses of a blank and of `seal_bytes` to copy it into; the key; how many leaves; how many ends."""
+FORM = 7
+END_DATA, END_BYTES, END_SLOT, END_PLACE = range(4)
+"""An end's address and length, its slot, and where in the blank its digest goes."""
+END = 4
+
+
+def seal_bytes(blank: int, count: int, longest: int) -> int:
+    """What is worked in, for so many bytes of a blank, leaves, and bytes of the longest input or output."""
+    return blank + DIGEST_BYTES + max(scratch_bytes(longest), 32 * count + 256)
+
+
+def _seal(form: int, context: int) -> None:  # noqa: ARG001 : kernels have two addresses
+    """A blank's copy filled in, and behind it the trace's hash."""
+    f = int64s(form, FORM)
+    base, size = f[WORK], f[BLANK_BYTES]
+    scratch = base + size + DIGEST_BYTES
+    copy_bytes(base, f[BLANK], size)
+    for end in range(f[ENDS]):
+        e = int64s(form + 8 * (FORM + END * end), END)
+        digest_tensor(e[END_DATA], e[END_BYTES], f[SEAL_KEY], e[END_SLOT], scratch, base + e[END_PLACE])
+    if f[SEAL_COUNT]:
+        root_of(f[SEAL_LEAVES], f[SEAL_COUNT], scratch)
+        copy_bytes(base + ROOT_AT, scratch, 32)
+    copy_bytes(base + KEY_AT, f[SEAL_KEY], 32)
+    digest_message(base, 1, base + SALTS_AT)
+    digest_message(base + BLOCK, (size - BLOCK) // BLOCK, base + size)
+
+
+SEAL_KERNEL = Kernel(_seal)
+
+
+@helper
+def begin_form(
+    form: int, ends: int, blank: Array, work: Array, key: Array, leaves: Array, count: int, inputs: int, inputs_at: int, outputs_at: int
+) -> None:  # fmt: skip
+    """All of a form but the ends' addresses and lengths. `ends`: how many, of which the first `inputs` are program inputs."""
+    f = int64s(form, FORM)
+    f[BLANK], f[BLANK_BYTES], f[WORK] = blank.ctypes.data, len(blank), work.ctypes.data
+    f[SEAL_KEY], f[SEAL_LEAVES], f[SEAL_COUNT], f[ENDS] = key.ctypes.data, leaves.ctypes.data, count, ends
+    for end in range(ends):
+        e = int64s(form + 8 * (FORM + END * end), END)
+        if end < inputs:
+            e[END_SLOT], e[END_PLACE] = _INPUT + end, inputs_at + ENTRY * end
+        else:
+            e[END_SLOT], e[END_PLACE] = OUTPUT_SLOT + end - inputs, outputs_at + ENTRY * (end - inputs)
+
+
+_INPUT = INPUT_SLOT - (1 << 64)
+
+
+@entry
+def put_end(form: Array, end: int, data: Array) -> None:
+    """Where an input or output is; arrays of int64 and uint8."""
+    e = int64s(form.ctypes.data + 8 * (FORM + END * end), END)
+    e[END_DATA], e[END_BYTES] = data.ctypes.data, len(data)
+
+
+@entry
+def seal(
+    kernel: int, form: Array, blank: Array, work: Array, key: Array, leaves: Array, count: int, inputs: int, inputs_at: int,
+    outputs_at: int,
+) -> None:  # fmt: skip
+    """Fill in a blank: `kernel` is SEAL_KERNEL's address, `form` int64[FORM + END · ends] with every end put."""
+    at, ends = form.ctypes.data, (len(form) - FORM) // END
+    begin_form(at, ends, blank, work, key, leaves, count, inputs, inputs_at, outputs_at)
+    call_kernel(kernel, at, 0)

@@ -4,6 +4,7 @@ A fault ends a run at once: nothing that follows could rely on the intervals tha
 """
 
 from avow.exact.kernels.compilation import WIDTH, entry, helper
+from avow.exact.kernels.digests import END, END_BYTES, FORM, begin_form
 from avow.exact.kernels.memory import Array, call_kernel, copy_bytes, int64s
 from avow.exact.kernels.rows import (
     CARRIED,
@@ -58,8 +59,8 @@ def trace_into(context: int, record: int, key: Array, leaves: Array) -> None:
     c[KEY] = key.ctypes.data
 
 
-@entry
-def run_steps(context: int, first: int, last: int) -> int:
+@helper
+def run_all(context: int, first: int, last: int) -> int:
     """Steps first … last − 1 of a program that reads its inputs, up to MOST samples at a time; the fault, or 0."""
     c = int64s(context, CONTEXT)
     outputs, kept = int64s(c[RESULTS], 1)[0], int64s(c[CARRIED], 1)[0]
@@ -78,4 +79,36 @@ def run_steps(context: int, first: int, last: int) -> int:
         for number in range(kept):
             copy_bytes(carried[3 * number + 1], carried[3 * number], carried[3 * number + 2])
         step += samples
+    return 0
+
+
+@entry
+def run_steps(context: int, first: int, last: int) -> int:
+    """`run_all` for Python."""
+    return run_all(context, first, last)
+
+
+@entry
+def run_sealed(
+    context: int, steps: int, record: int, kernel: int, form: Array, blank: Array, work: Array, key: Array, leaves: Array, count: int,
+    inputs_at: int, outputs_at: int,
+) -> int:  # fmt: skip
+    """Steps 0 … `steps` − 1 with their leaves, and the blank filled in, in one call; the fault, or 0.
+
+    `form`: as digests.seal's, with the ends' addresses put, and behind it the bytes of one step of each end.
+    """
+    c = int64s(context, CONTEXT)
+    c[RECORD] = record
+    c[LEAVES] = leaves.ctypes.data
+    c[KEY] = key.ctypes.data
+    fault = run_all(context, 0, steps)
+    if fault:
+        return fault
+    outputs = int64s(c[RESULTS], 1)[0]
+    at, ends = form.ctypes.data, (len(form) - FORM) // (END + 1)
+    begin_form(at, ends, blank, work, key, leaves, count, ends - outputs, inputs_at, outputs_at)
+    sizes = int64s(at + 8 * (FORM + END * ends), ends)
+    for end in range(ends):
+        int64s(at + 8 * (FORM + END * end), END)[END_BYTES] = steps * sizes[end]
+    call_kernel(kernel, at, 0)
     return 0

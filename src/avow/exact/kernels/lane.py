@@ -6,6 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from avow.exact.kernels import digests, dispatch
+from avow.exact.kernels.blanks import Blank
 from avow.exact.kernels.compilation import WIDTH
 from avow.exact.kernels.layout import ALIGNMENT, DTYPES, ROOM, Layout
 from avow.exact.kernels.rows import (
@@ -87,6 +88,11 @@ class Lane:
         arrays = [np.zeros((self.staged_steps, *shape), dtype) for shape, dtype in ends]
         self.staged_inputs, self.staged_results = arrays[: len(program.inputs)], arrays[len(program.inputs) :]
         self._staged = [int(each.ctypes.data) for each in arrays]
+        self.longest = max(each.nbytes for each in arrays)
+        """Bytes of the longest staged input or output."""
+        entries = [value for address in self._staged for value in (address, 0, 0, 0)]
+        step_bytes = [each.nbytes // self.staged_steps for each in arrays]
+        self._form: NDArray[np.int64] = np.array([*[0] * digests.FORM, *entries, *step_bytes], np.int64)
         self.use_stage()
 
     def begin(self, *, prompt: int = 0) -> None:
@@ -132,6 +138,21 @@ class Lane:
     def steps(self, first: int, last: int) -> int:
         """Steps first … last − 1, from inputs to outputs; the fault, or 0."""
         return dispatch.run_steps(self.context_address, first, last)
+
+    def sealed_steps(
+        self,
+        steps: int,
+        key: NDArray[np.uint8],
+        leaves: NDArray[np.uint8],
+        count: int,
+        blank: Blank,
+        work: NDArray[np.uint8],
+    ) -> int:
+        """A whole staged run with `count` leaves and a blank of its header, filled in at the begin of work; the fault, or 0."""
+        return dispatch.run_sealed(
+            self.context_address, steps, digests.RECORD_KERNEL.address, digests.SEAL_KERNEL.address, self._form, blank.blocks, work,
+            key, leaves, count, blank.inputs, blank.outputs,
+        )  # fmt: skip
 
     def value(self, operator: int, step: int) -> NDArray[np.uint8]:
         """The bytes of an operator's output, in place: writable, and good until the next step."""

@@ -9,6 +9,7 @@ Rules:
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -19,26 +20,27 @@ from avow.exact.hashing import (
     OUTPUT_SLOT,
     Buffer,
     Finish,
-    Header,
     Salts,
     Trace,
     Tracer,
     leaves_of,
     ranks_of,
-    trace_of,
 )
 from avow.exact.kernels import digests
-from avow.receipt.encoding import encode_trusted
-from avow.receipt.merkle import EMPTY_LIST_ROOT
+from avow.exact.kernels.blanks import HEADER_AT, Blank, blank_of
 
 _DIGEST = digests.DIGEST_BYTES
 _NO_LEAVES: NDArray[np.uint8] = np.zeros((0, _DIGEST), np.uint8)
 _NO_SCRATCH: NDArray[np.uint8] = np.empty(0, np.uint8)
+_NO_BYTES: NDArray[np.uint8] = np.frombuffer(b"\0", np.uint8)[:0]
 
 
-def _bytes_of(data: Buffer | NDArray[Any]) -> NDArray[np.uint8]:
-    array = data.reshape(-1).view(np.uint8) if isinstance(data, np.ndarray) else np.frombuffer(data, np.uint8)
-    return np.ascontiguousarray(array)
+def _bytes_of(data: Buffer) -> NDArray[np.uint8]:
+    """The bytes in place, never writable: kernels are compiled for that one type."""
+    return np.frombuffer(memoryview(data).toreadonly(), np.uint8) if len(data) else _NO_BYTES
+
+
+_width = lru_cache(64)(leaves_of)
 
 
 class BulkTracer:
@@ -47,7 +49,7 @@ class BulkTracer:
     def __init__(self, salts: Salts | bytes, operators: int | Sequence[int]) -> None:
         """As `Recorder`'s: `operators` are the program's `ranks`, or how many there are, of which all have a leaf."""
         self._ranks = ranks_of(operators)
-        self.width = leaves_of(self._ranks)
+        self.width = _width(operators) if isinstance(operators, tuple) else leaves_of(self._ranks)
         """Leaves of a step."""
         self.salts = Salts.of(salts)
         self.key: NDArray[np.uint8] = np.frombuffer(self.salts.key, np.uint8)
@@ -68,15 +70,13 @@ class BulkTracer:
             return
         self.reserve(step + 1)
         slot = step * self.width + self._ranks[operator]
-        self.leaves[slot] = self._digest(slot, _bytes_of(data))
+        self._digest(slot, _bytes_of(data), self.leaves[slot])
 
-    def _digest(self, slot: int, data: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    def _digest(self, slot: int, data: NDArray[np.uint8], target: NDArray[np.uint8]) -> None:
         need = digests.scratch_bytes(len(data))
         if len(self._scratch) < need:
             self._scratch = np.empty(need, np.uint8)
-        target = np.empty(_DIGEST, np.uint8)
         digests.digest(data, self.key, slot - (1 << 64) if slot >> 63 else slot, self._scratch, target)
-        return target
 
     def finish(
         self,
@@ -89,27 +89,25 @@ class BulkTracer:
         inputs: Sequence[Buffer],
         outputs: Sequence[Buffer],
     ) -> Trace:
+        """One call of compiled code fills in a blank (blanks.py), so that the trace of a short run costs little more than its hashes."""
         self.reserve(steps)
         count = steps * self.width
-        root = EMPTY_LIST_ROOT
-        if count:
-            nodes = np.empty(_DIGEST * count + 256, np.uint8)
-            digests.leaves_root(self.leaves, count, nodes)
-            root = nodes[:_DIGEST].tobytes()
-        header = Header(
-            program=program,
-            steps=steps,
-            prompt=prompt,
-            parameters=parameters,
-            finish=finish,
-            leaves=count,
-            root=root,
-            inputs=tuple(self._digest(INPUT_SLOT + at, _bytes_of(data)).tobytes() for at, data in enumerate(inputs)),
-            outputs=tuple(self._digest(OUTPUT_SLOT + at, _bytes_of(data)).tobytes() for at, data in enumerate(outputs)),
-            salts=self.salts.commitment,
-        )
-        encoded = encode_trusted(header.to_value())
-        return Trace(encoded, trace_of(encoded), Leaves(self.leaves[:count]))
+        blank = blank_of(program, steps, prompt, parameters, finish, count, len(inputs), len(outputs))
+        ends = [_bytes_of(data) for data in (*inputs, *outputs)]
+        form = np.zeros(digests.FORM + digests.END * len(ends), np.int64)
+        for at, data in enumerate(ends):
+            digests.put_end(form, at, data)
+        work = np.empty(digests.seal_bytes(blank.size, count, max(map(len, ends), default=0)), np.uint8)
+        digests.seal(
+            digests.SEAL_KERNEL.address, form, blank.blocks, work, self.key, self.leaves, count, len(inputs), blank.inputs, blank.outputs,
+        )  # fmt: skip
+        return self.sealed(blank, work, count)
+
+    def sealed(self, blank: Blank, work: NDArray[np.uint8], count: int) -> Trace:
+        """The trace out of a blank's copy that is filled in, with the hash behind it, of so many leaves."""
+        data = work[: blank.size + _DIGEST].tobytes()
+        leaves = self.leaves if len(self.leaves) == count else self.leaves[:count]
+        return Trace(data[HEADER_AT : blank.end], data[blank.size :], Leaves(leaves))
 
 
 class Leaves(Sequence[bytes]):
