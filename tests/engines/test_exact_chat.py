@@ -144,8 +144,9 @@ def test_a_replay_is_the_traced_run_whole(engine: ExactChat) -> None:
     own = engine.replay(asked, effective, Salts(SEED), header)
     assert list(own.leaves) == list(trace.leaves)
     assert len(own.tensor(INPUT_SLOT)) == 4 * header.prompt
-    chosen = program(context=200).token
-    last = own.tensor((header.steps - 1) * len(program(context=200).operators) + chosen)
+    slot = program(context=200).slot(header.steps - 1, program(context=200).token)
+    assert slot is not None
+    last = own.tensor(slot)
     assert own.tensor(OUTPUT_SLOT)[-4:] == last
 
 

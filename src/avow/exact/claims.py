@@ -217,6 +217,8 @@ class ClaimedRun:
                 return self._own[slot]
             if slot not in self._digests:
                 self.tree.node(0, slot)
+            if slot not in self._digests:  # the only leaf: its hash is the root, and nobody had to ask
+                self._descend(self.tree.shown(0, slot))
             return self._digests[slot]
         found = descent.end_digest(self._header, slot)
         assert found is not None

@@ -8,6 +8,7 @@ Rules:
      header  nothing shown: the header;
      key     nothing but the header: the key that the header's salts commit to;
      nodes   a node of the leaves' tree above level 0: the nodes up to ten levels below it, at level 0 the leaves' digests;
+            of a tree that is one leaf, that leaf: its digest;
      tensor  a digest: the tensor's byte length and the nodes up to ten levels below the root of its chunks;
      chunks  a node of a chunk tree above level 0: the nodes up to ten levels below it;
      chunk   a leaf of a chunk tree: salt and chunk.
@@ -196,7 +197,7 @@ def _check_leaf(demand: Demand, leaf: Node, header: Header) -> None:
     if leaf.root(header.leaves) != header.root:
         raise NotIncluded("the node is not under the leaves' root")
     if demand.digest is None:
-        if not leaf.level:
+        if not leaf.level and header.leaves != 1:
             raise NotIncluded("nothing is below a leaf but its tensor")
     elif leaf.level or merkle.leaf_hash(demand.digest) != leaf.hash:
         raise NotIncluded("the digest is not the leaf's")

@@ -38,12 +38,19 @@ def fast(program: Program) -> LanguageMachine:
 
 
 def keeper(program: Program) -> Keeper:
+    """Keeps what has a leaf."""
     return Keeper(Recorder(SEED, program.ranks), program.ranks)
+
+
+def keeper_of_all(program: Program) -> Keeper:
+    """Keeps every output: of operator i at a step in slot step · operators + i."""
+    count = len(program.operators)
+    return Keeper(Recorder(SEED, count), count)
 
 
 def test_every_operator_at_every_step_is_the_specification_s(program: Program, fast: LanguageMachine) -> None:
     parameters = Parameters(20_000, 14, 99, 70 - len(PROMPT))
-    slow, quick = keeper(program), keeper(program)
+    slow, quick = keeper_of_all(program), keeper_of_all(program)
     expected = machine.run(program, [np.array(PROMPT, "<i4").tobytes()], parameters=parameters, tracer=slow)
     found = fast.run(PROMPT, parameters, tracer=quick, steps=expected.steps)
     assert np.array(found.tokens, "<i4").tobytes() == expected.outputs[0]
@@ -87,7 +94,7 @@ def test_bulk_traces_equal_recorded_ones(program: Program, fast: LanguageMachine
 
 def test_numpy_s_whole_prompt_is_the_machine_s(program: Program, fast: LanguageMachine) -> None:
     tokens = [*PROMPT, *fast.run(PROMPT, SAMPLED, steps=78).tokens][:70]
-    kept = keeper(program)
+    kept = keeper_of_all(program)
     fast.run(tokens, Parameters(), tracer=kept)
     count = len(program.operators)
     phases = [each.phase for each in program.operators]
@@ -103,7 +110,7 @@ def test_numpy_s_whole_prompt_is_the_machine_s(program: Program, fast: LanguageM
 
 def test_values_at_every_position_are_those_of_the_steps(program: Program, fast: LanguageMachine) -> None:
     tokens = [*PROMPT, *fast.run(PROMPT, SAMPLED, steps=78).tokens][:75]
-    kept = keeper(program)
+    kept = keeper_of_all(program)
     fast.run(tokens, Parameters(), tracer=kept)
     count = len(program.operators)
     for number, operator in enumerate(program.operators):
@@ -125,7 +132,9 @@ def test_a_followed_run_gives_every_tensor_again(program: Program, fast: Languag
     assert list(followed.leaves) == list(trace.leaves)
     for slot in sorted(kept.tensors, key=lambda slot: slot * 7919 % 10007):
         assert followed.tensor(slot) == kept.tensors[slot], slot
-    for slot in (70 * len(program.operators), len(program.operators) - 1, -1):
+    last = program.slot(0, program.token)
+    assert last is not None
+    for slot in (70 * program.head.leaves, last, -1):
         with pytest.raises(BadRun):
             followed.tensor(slot)
 
@@ -193,7 +202,7 @@ def test_a_kept_run_is_restored_from_its_parts(program: Program, fast: LanguageM
     kept = keeper(program)
     fast.trace(PROMPT, SAMPLED, kept, steps=70)
     for slot, tensor in kept.tensors.items():
-        if slot % 11 == 0 or slot // len(program.operators) in (0, 63, 64, 69):
+        if slot % 11 == 0 or slot // program.head.leaves in (0, 63, 64, 69):
             assert restored.tensor(slot) == tensor, slot
     for cut in (b"", data[:-1], data + b"\0"):
         with pytest.raises(BadRun):
@@ -233,10 +242,12 @@ def test_a_planted_page_is_what_the_cache_holds(program: Program, fast: Language
         fast.trace(PROMPT, parameters, Recorder(SEED, program.ranks))[1],
         fast.trace(PROMPT, parameters, planter)[1],
     )
-    count = len(program.operators)
-    changed = [slot for slot in range(count * len(PROMPT)) if honest.leaves[slot] != lying.leaves[slot]]
-    assert changed[0] == 4 * count + append
-    assert any(slot // count > 4 for slot in changed), "later steps read the planted row"
+    count = program.head.leaves * len(PROMPT)
+    changed = [program.place(slot) for slot in range(count) if honest.leaves[slot] != lying.leaves[slot]]
+    step, number = changed[0]
+    assert (step, number) >= (4, append), "a page without a leaf shows in what reads it"
+    assert step == 4
+    assert any(step > 4 for step, _ in changed), "later steps read the planted row"
 
 
 @pytest.mark.parametrize(
