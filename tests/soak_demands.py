@@ -22,6 +22,7 @@ from avow.chain.modules import optimistic
 from avow.chain.modules.demands import MAX_POSED, build_demand
 from avow.chain.modules.life import State
 from avow.chain.modules.located import Located
+from avow.client.errors import RemoteError
 from avow.errors import AvowError
 from avow.exact import descent
 from avow.exact.claims import ClaimedTree
@@ -41,6 +42,7 @@ HOME = Path(__file__).resolve().parents[1] / "build" / "soak_demands"
 AT_ONCE = 4
 WINDOW_MS = 3_600_000
 SETTLE_S = 300.0
+PAYMENT_REQUIRED = 402
 TEXT = "Write a very long story about the sea, a lighthouse and everybody who ever lived there. Never end."
 
 
@@ -203,6 +205,17 @@ async def answers(network, model, count, body):
                     return await client.chat(asked.pop("messages"), model=model.name, **asked)
                 return await client.infer(model.name, asked.pop("inputs"), **asked)
 
+        async def payable():
+            """The gateway opens its allowance for a node when it sees it."""
+            try:
+                await one(count)
+            except RemoteError as error:
+                if error.status != PAYMENT_REQUIRED:
+                    raise
+                return False
+            return True
+
+        await until(payable, 60, "the gateway's allowance")
         delivered = await asyncio.gather(*(one(number) for number in range(count)))
         return [(await answer.receipt.settled(timeout=SETTLE_S)).value for answer in delivered]
 
