@@ -239,7 +239,13 @@ async def _judge(network, asked, lies, seen, since, problems):
 
 
 async def _judge_one(network, answer, outcome, found, state):
-    fault, problems = found.fault, outcome.problems
+    problems = outcome.problems
+    if not found.proof:  # the liar runs again for every question, and was too late with one that was put on chain
+        outcome.fault = "withheld"
+        if (state, found.winner) != (State.WON, network.watcher):
+            problems.append(f"withheld, and the watcher says {state}, and {found.winner.hex()} won")
+        return
+    fault = found.fault
     outcome.slot, outcome.index, outcome.fault, outcome.proof_bytes = (
         fault.slot,
         fault.index,
