@@ -1,7 +1,7 @@
 """How long tests of real processes wait on a machine that others use too.
 
-A bound that is about the product (a validator is back within 20 s) holds where its processes get the processor when they ask for it. Where more
-processes want to run than there are cores, everything takes longer in that proportion, and so do the bounds.
+Where more processes want to run than there are cores, everything takes longer in that proportion, and so does what a test waits for. What the
+product promises (a validator is back within 20 s) is no such wait and is not stretched.
 """
 
 import os

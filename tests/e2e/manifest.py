@@ -1,8 +1,8 @@
 """What a run is made of, drawn from a seed alone: the network, the load on it, and what befalls it, step by step.
 
 After the idea of CometBFT's own end-to-end manifests (its test/e2e): a seeded generator, four kinds of perturbation, each at
-P = 0.1 for each validator in each step, one after another; and after each the validator must be back within RETURN_S, on a machine that is
-busy with other things in proportion (tests/patience.py).
+P = 0.1 for each validator in each step, one after another; and after each the validator must be back within RETURN_S, whatever else the
+machine does.
 """
 
 import random

@@ -159,7 +159,7 @@ class Run:
         self.outcome.done.append(Done(what, answered_s, returned_s))
         count = len(self.outcome.done)
         self.say(f"step {step}, {count}: {what}: answers after {answered_s:.1f} s, back after {returned_s:.1f} s")
-        if returned_s > patient_s(RETURN_S):
+        if returned_s > RETURN_S:
             self.outcome.violations.append(f"{what}: back after {returned_s:.1f} s, at load {os.getloadavg()[0]:.1f}")
         self.watch.check()
         self.load.check()

@@ -61,7 +61,7 @@ async def test_every_crash_point_of_cometbft(tmp_path):
             arm(run, fail_index=crash_point, kill_application=kill)
             await run.command("kill", 0, process="cometbft")
             await happens(run, number)
-            assert (await run.returns(0))[1] < patient_s(RETURN_S)
+            assert (await run.returns(0))[1] < RETURN_S
             run.load.check()
 
     outcome = await run.run(course)
@@ -78,7 +78,7 @@ async def test_the_application_dies_around_commit(tmp_path, validators):
         for number, crash_point in enumerate(faulty.CRASHES):
             arm(run, crash=crash_point)
             await happens(run, number + 1)
-            assert (await run.returns(0))[1] < patient_s(RETURN_S)
+            assert (await run.returns(0))[1] < RETURN_S
             run.load.check()
 
     outcome = await run.run(course)

@@ -61,10 +61,10 @@ async def test_two_of_four_down_and_nothing_is_decided_until_one_is_back(tmp_pat
         assert await run.height(0) == halted
         assert await run.height(2) <= halted + 1  # what it has of the other's last block
         await run.command("start", 1)
-        assert (await run.returns(1))[1] < patient_s(RETURN_S)
+        assert (await run.returns(1))[1] < RETURN_S
         assert await run.height(0) > halted
         await run.command("start", 3)
-        assert (await run.returns(3))[1] < patient_s(RETURN_S)
+        assert (await run.returns(3))[1] < RETURN_S
 
     assert (await run.run(course)).violations == []
 

@@ -35,7 +35,7 @@ from avow.nodes.batches import ended_ms
 from avow.nodes.errors import OutboxUnwritable
 from avow.nodes.journal import Journal
 from avow.nodes.outbox_reader import OutboxReader
-from avow.nodes.outbox_rows import SCHEMA, Entry, StoredBatch, StoredKey
+from avow.nodes.outbox_rows import SCHEMA, Entry, StoredBatch, StoredKey, row_of
 from avow.receipt.statement import Method
 
 log = logging.getLogger(__name__)
@@ -453,7 +453,7 @@ class Outbox(OutboxReader):
         try:
             writer.executemany(f"{insert} into openings values (?,?,?)", openings)
             writer.executemany(f"{insert} into traced values (?,?,?,?)", traced)
-            writer.executemany(f"{insert} {_INSERT}", map(_row, entries))
+            writer.executemany(f"{insert} {_INSERT}", map(row_of, entries))
             if generation is not None:
                 writer.execute("update journal set folded = ?", (generation,))
             writer.execute("commit")
@@ -523,24 +523,6 @@ def _drop_oldest(key_number: int, before_ms: int, connection: sqlite3.Connection
     return connection.execute(
         "delete from statements where key_number = ? and number >= ? and number < ?", (key_number, first, first + count)
     ).rowcount
-
-
-def _row(entry: Entry) -> tuple[int | bytes | None, ...]:
-    signed = entry.signed
-    return (
-        entry.key_number,
-        signed.number,
-        signed.id,
-        signed.columns,
-        signed.private,
-        signed.previous_head,
-        signed.signature,
-        entry.requester_signature,
-        entry.authorisation,
-        entry.backing,
-        entry.opening,
-        entry.void,
-    )
 
 
 def _entries(payloads: list[bytes]) -> list[Entry]:

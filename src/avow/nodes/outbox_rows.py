@@ -69,10 +69,12 @@ class StoredStatement:
     void: int
 
 
-def as_stored(entry: Entry) -> StoredStatement:
-    """An entry as it will lie in the outbox's database."""
+def row_of(
+    entry: Entry,
+) -> tuple[int, int, bytes, bytes, bytes, bytes, bytes, bytes | None, bytes | None, int | None, int | None, int]:
+    """The entry's row of `statements`."""
     signed = entry.signed
-    return StoredStatement(
+    return (
         entry.key_number,
         signed.number,
         signed.id,
@@ -86,6 +88,11 @@ def as_stored(entry: Entry) -> StoredStatement:
         entry.opening,
         entry.void,
     )
+
+
+def as_stored(entry: Entry) -> StoredStatement:
+    """An entry as it will lie in the outbox's database."""
+    return StoredStatement(*row_of(entry))
 
 
 @dataclass(frozen=True, slots=True)
