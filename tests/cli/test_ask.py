@@ -6,6 +6,7 @@ import sys
 
 import avow as package
 from tests.simulated_gateway import begin_part, event_parts
+from tests.simulator import Simulator
 
 
 def receipts(home):
@@ -118,6 +119,16 @@ def test_a_demand_that_is_not_met(avow, gateway):
     assert (ran.code, ran.out) == (1, "")
     assert "receipt_refused" in ran.err
     assert avow("ask", "hello", "--require", "magic").code == 2
+
+
+def test_another_network_than_the_pinned_one_says_what_to_do(avow, gateway, home):
+    (home / "trust.json").write_bytes(Simulator("other").trust().to_json())
+    ran = avow("ask", "hello", "--url", gateway.url)
+    assert ran.code == 1
+    assert "the pinned chain is" in ran.err
+    assert "--home" in ran.err
+    assert "`avow trust pin URL`" in ran.err
+    assert avow("ask", "hello", "--json").json["error"]["hint"]
 
 
 def test_nobody_there(avow, gateway):

@@ -1,11 +1,12 @@
 """What a holder sees when an optimistic answer is overturned after it was given."""
 
+import json
 import time
 
 import pytest
 
 from avow.cli import main
-from avow.client.errors import AnswerOverturned, ReceiptRefused
+from avow.client.errors import AnswerOverturned, ReceiptRefused, RemoteError
 from avow.client.saved import SavedReceipts
 from avow.client.session import Session, Settings
 from avow.receipt.finality import BatchState
@@ -81,3 +82,43 @@ def test_refresh_keeps_the_proof_and_says_so(network, settled, tmp_path, monkeyp
         assert word in said.out + said.err
     assert asked == [settled.id]
     assert saved.load(settled.id).settlement.finality is not None
+
+
+def test_fetch_says_what_overturned_it_and_keeps_what_is_kept_here(network, settled, tmp_path, monkeypatch, capsys):
+    saved = SavedReceipts(tmp_path)
+    (tmp_path / "trust.json").write_bytes(network.trust().to_json())
+    shown = overturned(network, settled)
+    monkeypatch.setattr("avow.client.sync.Client.receipt", lambda *_: shown.redacted())
+    by = json.dumps({"transaction": "0x" + "ab" * 32, "height": 17, "cause": "trace_withheld", "winner": "0x"}).encode()
+    for kept, answers in ((False, True), (True, False)):
+        if kept:
+            saved.save(settled)
+
+        def answered(_client, path, _headers, *, answers=answers):
+            assert path == f"/receipts/{settled.id}/overturned"
+            if answers:
+                return by
+            raise RemoteError("not here", status=404)
+
+        monkeypatch.setattr("avow.client.sync.Client._get", answered)
+        with pytest.raises(SystemExit) as stopped:
+            main(["receipts", "fetch", settled.id, "--url", "http://127.0.0.1:1", "--home", str(tmp_path)])
+        said = capsys.readouterr().err
+        assert stopped.value.code == 1
+        assert "the answer was overturned: a fault was proven" in said
+        assert "[answer_overturned]" in said
+        assert (f"transaction 0x{'ab' * 32} at height 17 (trace withheld)" in said) is answers
+        assert f"kept as {saved.folder / settled.id}.json" in said
+        assert saved.load(settled.id).to_bytes() == (shown if kept else shown.redacted()).to_bytes()
+
+
+def test_fetch_of_what_does_not_hold_says_which_check(network, settled, tmp_path, monkeypatch, capsys):
+    (tmp_path / "trust.json").write_bytes(Simulator("other").trust().to_json())
+    monkeypatch.setattr("avow.client.sync.Client.receipt", lambda *_: settled)
+    with pytest.raises(SystemExit) as stopped:
+        main(["receipts", "fetch", settled.id, "--url", "http://127.0.0.1:1", "--home", str(tmp_path)])
+    said = capsys.readouterr().err
+    assert stopped.value.code == 1
+    assert "chain: the statement is for" in said
+    assert "hint: the address is of another network than the pinned one" in said
+    assert not (tmp_path / "receipts").exists()

@@ -8,12 +8,13 @@ import click
 from avow.cli.connect import url_option
 from avow.cli.frame import FAILED, OK, common, put, put_json, resolve_home, say, table
 from avow.cli.show import moment, put_receipt, put_report, receipt_json
-from avow.client.errors import AnswerOverturned
+from avow.client.errors import AnswerOverturned, NoReceipt, RemoteError, Unreachable
 from avow.client.pins import Pins
 from avow.client.saved import SavedReceipts
 from avow.client.session import gateway_url
 from avow.client.sync import Client
 from avow.home import write_private
+from avow.receipt.encoding import from_base64url
 from avow.receipt.finality import BatchState
 from avow.receipt.receipt import Receipt
 from avow.receipt.statement import Method
@@ -126,7 +127,7 @@ def refresh(receipt_id: str | None, url: str | None, wait: float, home: Path | N
     if as_json:
         put_json(
             [
-                {"id": identity, "settled": state != _WAITS, "overturned": state == _OVERTURNED}
+                {"id": identity, "settled": state != _WAITS, "overturned": state.startswith(_OVERTURNED)}
                 for identity, state in results
             ]
         )
@@ -161,11 +162,20 @@ def _refreshed(client: Client, saved: SavedReceipts, receipt: Receipt, wait: flo
         found = client.session.settled(receipt, client.receipt(receipt.id, wait=wait).to_bytes())
     except AnswerOverturned as overturned:
         saved.save(overturned.receipt)
-        return _OVERTURNED
+        return "; ".join([_OVERTURNED, *_overturned_by(client, receipt.id)])
     if found is None:
         return _WAITS
     saved.save(found[0])
     return _SETTLED
+
+
+def _overturned_by(client: Client, receipt_id: str) -> list[str]:
+    """The transaction, in words, where the gateway can say it: that the answer was overturned is proven without it."""
+    try:
+        found = client.overturned_by(receipt_id)
+    except (RemoteError, Unreachable):
+        return []
+    return [f"transaction {found.transaction} at height {found.height} ({found.cause.replace('_', ' ')})"]
 
 
 @receipts.command()
@@ -176,20 +186,26 @@ def _refreshed(client: Client, saved: SavedReceipts, receipt: Receipt, wait: flo
 @url_option
 @common
 def fetch(receipt_id: str, secret: str | None, url: str | None, home: Path | None, as_json: bool) -> None:
-    """Fetch a receipt by its full id from the gateway, check it, and keep it."""
-    from avow.receipt.encoding import from_base64url
+    """Fetch a receipt by its full id from the gateway, check it, and keep it.
 
+    A receipt of an answer that was overturned is kept too: it proves that. The exit code is then 1.
+    """
     folder = resolve_home(home)
+    saved = SavedReceipts(folder)
     opening = None if secret is None else from_base64url(secret, max_bytes=32)
     began = time.monotonic()
     with Client(url or gateway_url(folder), home=folder) as client:
         receipt = client.receipt(receipt_id, opening)
-        report = client.session.verify(receipt)
-    if receipt.id != receipt_id or not report.ok:
-        from avow.client.errors import ReceiptRefused
-
-        raise ReceiptRefused("the gateway's receipt does not hold", report)
-    path = SavedReceipts(folder).save(receipt)
+        if receipt.id != receipt_id:
+            raise NoReceipt("the gateway gave another receipt than the one asked for", receipt=receipt.id)
+        try:
+            report = client.session.held(receipt)
+        except AnswerOverturned as error:
+            path = saved.merge(receipt)
+            by = "; ".join(_overturned_by(client, receipt_id))
+            hint = f"kept as {path}, with the proof; the fee is returned"
+            raise AnswerOverturned(error.report, receipt, by=by, hint=hint, file=str(path)) from error
+    path = saved.merge(receipt)
     if as_json:
         put_json(receipt_json(receipt, report) | {"file": str(path)})
         return

@@ -19,6 +19,7 @@ from avow.client.session import (
     Messages,
     Model,
     OnReceipt,
+    Overturning,
     Session,
     Settings,
     Trust,
@@ -27,6 +28,7 @@ from avow.client.session import (
     infer_body,
     infer_endpoint,
     models_of,
+    overturning_of,
     path_of,
     receipt_path,
     remote_error,
@@ -266,6 +268,10 @@ class AsyncClient:
     async def receipt(self, receipt_id: str, secret: bytes | None = None, wait: float = 0.0) -> Receipt:
         """The receipt of that id as the gateway has it, not verified; see `Client.receipt`."""
         return Receipt.from_bytes(await self.fetch(receipt_path(receipt_id), secret, int(1000 * min(wait, 30.0))))
+
+    async def overturned_by(self, receipt_id: str) -> Overturning:
+        """The transaction that overturned an optimistic answer; see `Client.overturned_by`."""
+        return overturning_of(await self._get(f"{receipt_path(receipt_id)}/overturned", {}))
 
     async def fetch(self, path: str, secret: bytes | None, wait_ms: int) -> bytes:
         """A receipt's CBOR from the gateway."""

@@ -212,16 +212,30 @@ _OWNERS: dict[CheckName, Callable[[str], AnswerRefused]] = {
 }
 """The checks of verify.py whose failure has a class here; of any other the error is ReceiptRefused."""
 
+HINTS = {
+    "wrong_chain": "the address is of another network than the pinned one: name that network's home with --home (in Python home=) or its"
+    " policy with --trust (trust=), or pin it: `avow trust pin URL`"
+}
+"""What to do about a failed check, by its code."""
+
 
 def _raise_first_failure(report: Report) -> None:
     """Raise for the first check that failed; an unanchored receipt is refused as well."""
+    failed = next((check for check in report.checks if check.outcome is Outcome.FAIL), None)
+    owner = None if failed is None else _OWNERS.get(failed.name)
+    if failed is not None and owner is not None:
+        raise owner(failed.detail)
+    if not report.ok:
+        raise refused(report)
+
+
+def refused(report: Report) -> ReceiptRefused:
+    """The error for a receipt that does not hold, or that the pinned trust does not reach: the first check that says so, and what to do."""
     for check in report.checks:
         if check.outcome is Outcome.FAIL:
-            owner = _OWNERS.get(check.name)
-            if owner is not None:
-                raise owner(check.detail)
-            raise ReceiptRefused(f"{check.name}: {check.detail}", report, check=check.name.value, cause=check.code)
-    if not report.ok:
-        weak = next((item for item in report.checks if item.outcome is Outcome.SKIPPED), None)
-        detail = "the receipt is not anchored in the pinned trust" + ("" if weak is None else f": {weak.detail}")
-        raise ReceiptRefused(detail, report, hint="`avow trust pin` pins the network anew")
+            hint = HINTS.get(check.code, "")
+            detail = f"{check.name}: {check.detail}"
+            return ReceiptRefused(detail, report, hint=hint, check=check.name.value, cause=check.code)
+    weak = next((item for item in report.checks if item.outcome is Outcome.SKIPPED), None)
+    detail = "the receipt is not anchored in the pinned trust" + ("" if weak is None else f": {weak.detail}")
+    return ReceiptRefused(detail, report, hint="`avow trust pin` pins the network anew")

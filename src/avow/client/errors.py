@@ -96,8 +96,9 @@ class AnswerOverturned(ReceiptRefused):
 
     code = "answer_overturned"
 
-    def __init__(self, report: Any, receipt: Any) -> None:
-        super().__init__("the answer was overturned: a fault was proven, or what was committed to was withheld", report)
+    def __init__(self, report: Any, receipt: Any, *, by: str = "", hint: str = "", **fields: FieldValue) -> None:
+        detail = "the answer was overturned: a fault was proven, or what was committed to was withheld"
+        super().__init__(f"{detail}; {by}" if by else detail, report, hint=hint, **fields)
         self.receipt = receipt
 
 

@@ -24,6 +24,16 @@ class SavedReceipts:
         write_private(path, receipt.to_json())
         return path
 
+    def merge(self, receipt: Receipt) -> Path:
+        """Keep `receipt` as it came from the network; the opening of one that is kept here stays. The file's path."""
+        try:
+            kept = self.load(receipt.id)
+        except AvowError:
+            return self.save(receipt)
+        if kept.opening is None or receipt.opening is not None:
+            return self.save(receipt)
+        return self.save(kept if receipt.settlement is None else kept.with_settlement(receipt.settlement))
+
     def find(self, prefix: str) -> Path:
         """The file of the one receipt whose id begins so. Raises InputError (no id, or several begin so) or NotFound."""
         if not _ID.fullmatch(prefix):

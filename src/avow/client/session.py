@@ -11,8 +11,8 @@ from typing import Any
 
 import msgspec
 
-from avow.client.check import Verified, check_answer
-from avow.client.errors import AnswerOverturned, NotSettled, ReceiptRefused, RemoteError, Unreachable
+from avow.client.check import Verified, check_answer, refused
+from avow.client.errors import AnswerOverturned, NotSettled, RemoteError, Unreachable
 from avow.client.exchange import (
     Options,
     Payment,
@@ -186,12 +186,15 @@ class Session:
         if shown.settlement is None:
             return None
         settled = receipt.with_settlement(shown.settlement)
-        report = self.verify(settled, require=("settled",))
+        return settled, self.held(settled, require=("settled",))
+
+    def held(self, receipt: Receipt, *, require: tuple[str, ...] = ()) -> Report:
+        """The report of a receipt that holds. Raises AnswerOverturned for an answer that was overturned, else ReceiptRefused."""
+        report = self.verify(receipt, require=require)
         if report.ok:
-            return settled, report
-        if {check.code for check in report.checks if check.outcome is Outcome.FAIL} == {"overturned"}:
-            raise AnswerOverturned(report, settled)
-        raise ReceiptRefused("the settlement does not hold", report)
+            return report
+        failed = {check.code for check in report.checks if check.outcome is Outcome.FAIL}
+        raise AnswerOverturned(report, receipt) if failed == {"overturned"} else refused(report)
 
     def verify(self, receipt: Receipt, *, require: tuple[str, ...] = ()) -> Report:
         return checks.verify(receipt, self.trust, Question(self.clock_ms(), require=(*self.options.require, *require)))
@@ -313,6 +316,24 @@ def models_of(body: bytes) -> list[Model]:
         except (KeyError, TypeError, ValueError, AttributeError):
             continue
     return models
+
+
+@dataclass(frozen=True, slots=True)
+class Overturning:
+    """What overturned an answer, as a gateway says: the receipt proves that it was, not by what. `cause`: "fraud" or "trace_withheld"."""
+
+    transaction: str
+    height: int
+    cause: str
+
+
+def overturning_of(body: bytes) -> Overturning:
+    """Raises RemoteError for what is not understood."""
+    try:
+        item = msgspec.json.decode(body, type=dict[str, Any])
+        return Overturning(str(item["transaction"]), int(item["height"]), str(item["cause"]))
+    except (msgspec.DecodeError, UnicodeDecodeError, KeyError, TypeError, ValueError) as error:
+        raise RemoteError("what overturned the answer is not understood", status=200) from error
 
 
 def first_chat(models: Iterable[Model]) -> str:

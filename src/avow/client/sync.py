@@ -18,6 +18,7 @@ from avow.client.session import (
     Messages,
     Model,
     OnReceipt,
+    Overturning,
     Session,
     Settings,
     Trust,
@@ -26,6 +27,7 @@ from avow.client.session import (
     infer_body,
     infer_endpoint,
     models_of,
+    overturning_of,
     path_of,
     receipt_path,
     remote_error,
@@ -300,6 +302,10 @@ class Client:
         if secret is not None:
             headers["avow-secret"] = base64url(secret)
         return self._get(f"{path}?wait_ms={wait_ms}" if wait_ms else path, headers)
+
+    def overturned_by(self, receipt_id: str) -> Overturning:
+        """What the gateway says of the transaction that overturned an optimistic answer. Raises RemoteError where it knows of none."""
+        return overturning_of(self._get(f"{receipt_path(receipt_id)}/overturned", {}))
 
     def _default_model(self) -> str:
         if self._first_model is None:

@@ -19,6 +19,7 @@ from avow.nodes.gateway.directory import Directory, Link, Node
 from avow.nodes.gateway.errors import BadOption, NoNode, is_away, says
 from avow.nodes.gateway.frames import MalformedAnswer
 from avow.nodes.gateway.metrics import CONTENT_TYPE, GatewayMetrics
+from avow.nodes.gateway.overturned import Logs, overturned_by
 from avow.nodes.gateway.pages import ASSETS, RECEIPT_PAGE, Asset
 from avow.nodes.jobs import ProgramDescription
 from avow.receipt.encoding import from_base64url
@@ -48,12 +49,15 @@ def json_response(value: object, status: int = 200, headers: dict[str, str] | No
 
 
 class Control:
-    """The handlers of the control plane."""
+    """The handlers of the control plane. `chain`: where transactions are looked up, if there is one."""
 
-    def __init__(self, directory: Directory, metrics: GatewayMetrics, trust: TrustSource) -> None:
+    def __init__(
+        self, directory: Directory, metrics: GatewayMetrics, trust: TrustSource, chain: Logs | None = None
+    ) -> None:
         self._directory = directory
         self._metrics = metrics
         self._trust = trust
+        self._chain = chain
 
     def routes(self) -> list[Path]:
         handlers: dict[str, Callable[[Request], Awaitable[Response]]] = {
@@ -67,6 +71,7 @@ class Control:
             "/v2/models/{model}/ready": self.tensor_model_ready,
             "/receipts/{id}": self.receipt,
             "/receipts/{id}/report": self.report,
+            "/receipts/{id}/overturned": self.overturned,
             "/receipts/{id}/opening": self.opening,
             "/r/{id}": self.page,
             "/pages/{name}": self.asset,
@@ -157,6 +162,11 @@ class Control:
         """What this gateway finds when it verifies the receipt. A convenience: who doubts runs `avow verify`."""
         receipt = await asyncio.to_thread(Receipt.from_bytes, await self._receipt(request))
         return json_response(await self._trust.report(receipt), headers=_PRIVATE_HEADERS)
+
+    async def overturned(self, request: Request) -> Response:
+        """The transaction that overturned an optimistic answer."""
+        receipt = await asyncio.to_thread(Receipt.from_bytes, await self._receipt(request))
+        return json_response(await overturned_by(self._chain, receipt), headers=_PRIVATE_HEADERS)
 
     async def opening(self, request: Request) -> Response:
         """What it takes to check an optimistic answer, for whom its caller let check it (nodes/openings.py)."""

@@ -94,8 +94,8 @@ async def running_gateway(
     gap = TrustGap(metrics)
     directory = Directory(config.nodes, connect, limits.in_flight_per_node, config.default_method)
     async with contextlib.AsyncExitStack() as stack:
-        state = await _proven(config, stack)
-        control = Control(directory, metrics, NetworkTrust(state, config.home / "trust.json"))
+        chain = await _chain(config, stack)
+        control = Control(directory, metrics, NetworkTrust(_proven(config, chain), config.home / "trust.json"), chain)
         inference = Inference(directory, metrics, gap, payer.address, limits)
         application = GatewayApplication(inference, control, _hosts(config))
         listener = stack.enter_context(listen(config.host, config.port))
@@ -119,13 +119,19 @@ async def running_gateway(
             await asyncio.gather(*tasks, return_exceptions=True)
 
 
-async def _proven(config: GatewayConfig, stack: AsyncExitStack) -> Callable[[], Awaitable[ProvenState]] | None:
-    """How the chain's state is reached. Raises TrustNotPinned, InputError."""
-    chain = config.chain
-    if chain is None:
+async def _chain(config: GatewayConfig, stack: AsyncExitStack) -> ChainClient | None:
+    """Who is asked about the chain. Raises TrustNotPinned, InputError."""
+    if config.chain is None:
         return None
-    find_pin(config.home, chain, config.trust)  # what cannot begin to trust does not begin at all
-    client = await stack.enter_async_context(ChainClient(chain, timeout_s=CHAIN_TIMEOUT_S))
+    find_pin(config.home, config.chain, config.trust)  # what cannot begin to trust does not begin at all
+    return await stack.enter_async_context(ChainClient(config.chain, timeout_s=CHAIN_TIMEOUT_S))
+
+
+def _proven(config: GatewayConfig, client: ChainClient | None) -> Callable[[], Awaitable[ProvenState]] | None:
+    """How the chain's state is reached."""
+    chain = config.chain
+    if chain is None or client is None:
+        return None
     return lambda: open_proven(client, config.home, chain, config.trust, name="gateway/headers")
 
 
