@@ -107,7 +107,7 @@ def test_a_whole_descent_fits_the_window_that_answers_extend(network):
 def test_answers_extend_a_window_up_to_a_fixed_end_alone(network):
     posted = network.post()
     record = network.batch(posted)
-    last = record.settled_clock + network.rules.window_ms + 2 * disputes.MAX_MOVES * network.rules.move_ms
+    last = record.settled_clock + network.rules.window_ms + 32 * network.rules.move_ms  # the page's number
     moves = 0
     while True:
         network.chain.now_ms = min(network.chain.now_ms, network.batch(posted).deadline_clock - 1_000)
