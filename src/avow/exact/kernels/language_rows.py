@@ -5,14 +5,17 @@ Rules:
    before. What grows with the position is packed: [heads, step + 1].
 2. A cache is one stretch of memory, page after page as `append` gives them: keys [64, W], values [W, 64]. `append` writes a row there,
    and its whole page as its output only where somebody wants to see it: PAGES, or a trace.
-3. Weights are read where the file has them. One step is a dot product for each row of weights; many steps widen sixteen rows at a time into
-   a panel, which all of them use while it is near the core.
+3. Weights are read where the file has them. One step is eight dot products at a time (dots.py); many steps widen sixteen rows
+   at a time into a panel, which all of them use while it is near the core.
 """
 
 import numpy as np
 
 from avow.exact.kernels.compilation import WIDTH, Kernel, helper
 from avow.exact.kernels.digests import DIGEST_BYTES, digest_tensor
+from avow.exact.kernels.dots import ROWS as DOTS
+from avow.exact.kernels.dots import STRIDE as LINE
+from avow.exact.kernels.dots import eight_dots
 from avow.exact.kernels.memory import Array, copy_bytes, float64s, int8s, int16s, int32s, int64s, put, value_at
 from avow.exact.kernels.products import SPARE, panel_rows, to_int16
 from avow.exact.kernels.rows import (
@@ -103,7 +106,18 @@ def _one_by_one(x: int, p: Array, real: Array, out: int) -> None:
     depth, columns, weights, size = p[DEPTH], p[COLUMNS], p[WEIGHTS], p[OUT_SIZE]
     scales = float64s(p[SCALES], columns)
     low, high = real[LOW_REAL], real[HIGH_REAL]
-    for column in range(columns):
+    whole = depth // LINE * LINE
+    done = columns // DOTS * DOTS if whole else 0
+    start = p[ZEROS]
+    for column in range(0, done, DOTS):
+        at = weights + column * depth
+        if whole < depth:
+            start = p[SCRATCH]
+            ends = int32s(start, DOTS)
+            for number in range(DOTS):
+                ends[number] = dot8(at + number * depth + whole, x + 2 * whole, depth - whole)
+        eight_dots(x, at, depth, start, p[SCALES] + 8 * column, low, high, out + column * size, size)
+    for column in range(done, columns):
         value = np.floor(dot8(weights + column * depth, x, depth) * scales[column] + 0.5)
         put(out, size, column, int(min(max(value, low), high)))
 
