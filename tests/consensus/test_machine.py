@@ -26,6 +26,7 @@ from avow.consensus.errors import (
 from avow.consensus.home import Lock, load_or_create_key
 from avow.consensus.machine import Machine
 from avow.receipt import light, merkle
+from avow.receipt.requester import keccak256
 
 from .conftest import Chain, make_genesis
 
@@ -143,6 +144,8 @@ def test_what_the_application_holds_back_makes_no_blocks(chain: Chain) -> None:
     done, _ = drain(machine)
     assert done.txs == (b"a=1",)
     assert [tx for _, tx in machine.pool] == [b"hold=1"], "what a recheck refuses is dropped"
+    assert machine.pool.dropped(keccak256(b"once=1")).code != 0
+    assert machine.pool.dropped(keccak256(b"hold=1")) is None
     assert [tx for _, tx in chain.machine().pool] == [b"hold=1"], "a block makes what still waits durable too"
 
 

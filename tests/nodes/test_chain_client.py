@@ -14,6 +14,7 @@ from avow.nodes.chain_client import (
     ChainClient,
     ChainRejected,
     ChainUnavailable,
+    TransactionDropped,
     function_of,
     settlement_gas,
 )
@@ -190,6 +191,33 @@ async def test_sending_twice_is_sending_once(operator):
     included = await operator.included(signed.hash)
     await operator.send(signed.raw)
     assert await operator.included(signed.hash) == included
+
+
+async def test_what_a_proposal_leaves_out_is_told_to_who_asks(running, operator, monkeypatch, caplog):
+    """And to who waits, at once. Ethereum's methods say null; sent again, it may be taken again."""
+    await operator.transact(registry.ADDRESS, "publish", "before", PROGRAM)
+    with monkeypatch.context() as patch:
+        left_out = lambda _run, _room, offered: {raw: Code.KEY_INVALID for raw, _ in offered}  # noqa: E731
+        patch.setattr("avow.chain.application.prepare", left_out)
+        async with operator.lock:
+            first = await operator.sign(registry.ADDRESS, "publish", "first", PROGRAM)
+            second = await operator.sign(registry.ADDRESS, "publish", "second", PROGRAM)
+            await asyncio.gather(operator.send(first.raw), operator.send(second.raw))
+        for signed, why in ((first, "left out of a proposal: key_invalid"), (second, "nonce too high")):
+            with pytest.raises(TransactionDropped, match=why) as caught:
+                await operator.included(signed.hash)
+            assert caught.value.fields["hash"] == signed.hash.hex()
+            assert f"0x{signed.hash.hex()} is dropped" in caplog.text
+            for method in ("eth_getTransactionByHash", "eth_getTransactionReceipt"):
+                assert await operator.rpc(method, "0x" + signed.hash.hex()) is None
+        assert (await operator.rpc("avow_dropped", "0x" + first.hash.hex()))["code"] == Code.REVERTED
+        with pytest.raises(TransactionDropped):
+            await operator.transact(registry.ADDRESS, "publish", "third", PROGRAM, gas_limit=200_000)
+    await operator.send(first.raw)
+    assert (await operator.included(first.hash)).height
+    assert await operator.rpc("avow_dropped", "0x" + first.hash.hex()) is None
+    assert await operator.rpc("avow_dropped", "0x" + second.hash.hex()) is not None
+    await operator.transact(registry.ADDRESS, "publish", "after", PROGRAM)
 
 
 async def test_waiting(operator):

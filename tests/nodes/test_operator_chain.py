@@ -87,6 +87,23 @@ async def test_what_is_early_waits_and_settles(operator):
     assert await asyncio.wait_for(chain.outcome(raw, digest), patient_s(30)) is True
 
 
+async def test_a_settlement_that_a_proposal_leaves_out_is_sent_again(operator, monkeypatch):
+    """One of the chain's nodes dropped it, another may have it still: only its nonce says that it is over."""
+    chain, key, _ = operator
+    monkeypatch.setattr("avow.nodes.operator_chain._DROPPED_S", 0.01)
+    data = batch(key)
+    with monkeypatch.context() as patch:
+        left_out = lambda _run, _room, offered: {raw: Code.KEY_INVALID for raw, _ in offered}  # noqa: E731
+        patch.setattr("avow.chain.application.prepare", left_out)
+        async with chain.sending():
+            raw, digest = await chain.sign_batch(data, all_void=False)
+            await chain.send(raw)
+        waiting = asyncio.create_task(chain.outcome(raw, digest))
+        await asyncio.sleep(patient_s(1.5))
+        assert not waiting.done()
+    assert await asyncio.wait_for(waiting, patient_s(20)) is True
+
+
 async def test_others_are_told_the_reason_too(operator):
     """A client's transaction that shows nothing raises the chain's own refusal, and stands in no block."""
     _, key, url = operator

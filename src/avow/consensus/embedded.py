@@ -24,6 +24,7 @@ from avow.consensus.engine import PublishedBlocks
 from avow.consensus.errors import EngineStopped
 from avow.consensus.home import Lock
 from avow.consensus.machine import Index, Machine, no_index, no_probe
+from avow.consensus.pool import Dropped
 
 SPACING_MS = 50
 
@@ -112,6 +113,10 @@ class EmbeddedEngine(PublishedBlocks):
         self._wake.set()
         await durable
         return response
+
+    def dropped(self, identity: bytes) -> Dropped | None:
+        """Why a transaction that was taken is in no block and waits no more (pool.py, rule 3)."""
+        return self._machine.pool.dropped(identity)
 
     def _check_running(self) -> None:
         if self._task is None or self._stopping or self._task.done():

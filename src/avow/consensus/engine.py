@@ -17,6 +17,7 @@ from avow.chain.state import SqliteStore, Store
 from avow.consensus.block import Decided
 from avow.consensus.blockstore import BlockStore
 from avow.consensus.errors import EngineStopped
+from avow.consensus.pool import Dropped
 from avow.receipt.headers import SignedBlock, SignedHeader, Validator
 
 OnBlock = Callable[[Decided], None]
@@ -42,6 +43,7 @@ class Engine(Protocol):
     async def stopped(self) -> None: ...
     async def wait_height(self, height: int) -> None: ...
     async def submit(self, tx: bytes) -> abci.CheckTxResponse: ...
+    def dropped(self, identity: bytes) -> Dropped | None: ...
 
 
 class HeightWaiters:

@@ -3,7 +3,8 @@
 Rules:
 1. A transaction is in the pool once, by the hash of its bytes.
 2. It is acknowledged only when it is durable: written to the store's records, or in a committed block.
-3. After each block the application checks what is left again, in order; what it refuses is dropped.
+3. After each block the application checks what is left again, in order; what it refuses is dropped: logged, and told to who asks for
+   as long as it is among the last MAX_DROPPED of this process.
 4. The pool is bounded in number and bytes; beyond, `PoolFull`.
 5. A transaction on which the application fails must not stop the chain for ever. After a failed block of several, blocks
    hold half as many until all of those went through; one that fails alone is set aside: kept on disk for people, waiting
@@ -13,19 +14,24 @@ Records: "pool/" ‖ u64 (order of arrival) → transaction; "set-aside/" ‖ u6
 transactions a block may hold, ‖ u64, the last suspect's order of arrival (absent: any number).
 """
 
+import logging
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 
 from avow.chain.abci import CODE_OK, Application, CheckTxRequest, CheckTxType, total_bytes
 from avow.chain.state import StateError, Store
+from avow.chain.transaction import transaction_hash
 from avow.consensus.errors import PoolFull, TransactionTooLarge
+
+log = logging.getLogger(__name__)
 
 _POOL = b"pool/"
 _SET_ASIDE = b"set-aside/"
 _LIMIT = b"pool-limit"
 MAX_TRANSACTIONS = 5_000
 MAX_POOL_BYTES = 64 * 1024 * 1024
+MAX_DROPPED = 4_096
 
 Writes = list[tuple[bytes, bytes | None]]
 
@@ -43,6 +49,14 @@ class Waiting:
         return _POOL + self.sequence.to_bytes(8)
 
 
+@dataclass(frozen=True, slots=True)
+class Dropped:
+    """Why a transaction waits no more: the application's code, and its words. Code 0: the application failed on it (rule 5)."""
+
+    code: int
+    detail: str
+
+
 class Pool:
     """The waiting transactions; what is to be written about them is handed to the caller's transaction."""
 
@@ -53,6 +67,7 @@ class Pool:
         self._size = 0
         self._limit: int | None = None
         self._last_suspect = 0
+        self._dropped: dict[bytes, Dropped] = {}
 
     def __len__(self) -> int:
         return len(self._waiting)
@@ -90,6 +105,8 @@ class Pool:
             raise PoolFull("too many transactions are waiting", waiting=len(self._waiting))
 
     def add(self, digest: bytes, tx: bytes) -> None:
+        if self._dropped:
+            self._dropped.pop(transaction_hash(tx), None)
         self._waiting[digest] = Waiting(self._sequence, tx, stored=False)
         self._sequence += 1
         self._size += len(tx)
@@ -132,7 +149,8 @@ class Pool:
         for digest in digests:
             item = self._waiting.get(digest)
             if item is not None:
-                writes += [*self.remove((digest,)), (_SET_ASIDE + item.sequence.to_bytes(8), item.tx)]
+                writes += self.drop(digest, Dropped(CODE_OK, "set aside: the application failed on it"))
+                writes.append((_SET_ASIDE + item.sequence.to_bytes(8), item.tx))
         return writes
 
     def succeeded(self) -> Writes:
@@ -141,6 +159,20 @@ class Pool:
             return []
         self._limit = None
         return [(_LIMIT, None)]
+
+    def drop(self, digest: bytes, why: Dropped) -> Writes:
+        """Rule 3's end of a transaction that waits; gives the record to remove."""
+        tx = self._waiting[digest].tx
+        identity = transaction_hash(tx)
+        log.warning("transaction 0x%s is dropped (code %d): %s", identity.hex(), why.code, why.detail)
+        self._dropped[identity] = why
+        if len(self._dropped) > MAX_DROPPED:
+            del self._dropped[next(iter(self._dropped))]
+        return self.remove((digest,))
+
+    def dropped(self, identity: bytes) -> Dropped | None:
+        """Why the transaction of this hash (Ethereum's) was dropped; None where it was not, or that is long ago."""
+        return self._dropped.get(identity)
 
     def remove(self, digests: Iterable[bytes]) -> Writes:
         """Forget these; gives the records to remove."""
@@ -166,16 +198,18 @@ def reopen(pool: Pool, application: Application) -> Writes:
             writes += pool.set_aside((digest,))
         else:
             if response.code != CODE_OK:
-                writes += pool.remove((digest,))
+                writes += pool.drop(digest, Dropped(response.code, response.log))
     return writes
 
 
 def recheck(pool: Pool, application: Application) -> Writes:
     """Rule 3. What is dropped here was acknowledged; it is the chain that made it void, and says so."""
-    kind = CheckTxType.RECHECK
-    return pool.remove(
-        [digest for digest, tx in pool if application.check_tx(CheckTxRequest(tx, kind)).code != CODE_OK]
-    )
+    writes: Writes = []
+    for digest, tx in pool:
+        response = application.check_tx(CheckTxRequest(tx, CheckTxType.RECHECK))
+        if response.code != CODE_OK:
+            writes += pool.drop(digest, Dropped(response.code, response.log))
+    return writes
 
 
 def is_suspect(error: Exception) -> bool:

@@ -61,6 +61,12 @@ class ChainRejected(AvowError):
     http_status = 502
 
 
+class TransactionDropped(ChainRejected):
+    """The chain's node gave up a transaction that it had taken: it is in no block, and waits for none there."""
+
+    code = "transaction_dropped"
+
+
 @dataclass(frozen=True, slots=True)
 class Network:
     """What a client needs to know of the chain."""
@@ -282,7 +288,10 @@ class ChainClient:
         self._next_nonce = None
 
     async def included(self, digest: bytes, *, timeout_s: float = 30.0) -> Included | None:
-        """What became of a transaction; None if it is in no block when the time is over. Raises Refused, ChainRejected."""
+        """What became of a transaction; None if it is in no block when the time is over.
+
+        Raises Refused, ChainRejected; TransactionDropped for one that the chain's node has given up.
+        """
         deadline = asyncio.get_running_loop().time() + timeout_s
         while True:
             left_ms = int(max(0.0, deadline - asyncio.get_running_loop().time()) * 1000)
@@ -292,8 +301,17 @@ class ChainClient:
             )
             if receipt is not None:
                 return _included(digest, receipt)
+            await self._check_waits(digest)
             if left_ms == 0:
                 return None
+
+    async def _check_waits(self, digest: bytes) -> None:
+        """Raises TransactionDropped."""
+        found = await self.rpc("avow_dropped", "0x" + digest.hex())
+        if found is not None:
+            self._next_nonce = None
+            why, number = str(found["reason"]), int(found["code"])
+            raise TransactionDropped(f"the chain dropped the transaction: {why}", hash=digest.hex(), number=number)
 
     async def can_be_included(self, nonce: int) -> bool:
         """Whether a transaction of the account with this nonce can still come into a block."""

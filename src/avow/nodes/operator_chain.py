@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import logging
 import time
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -16,6 +17,7 @@ from avow.nodes.chain_client import (
     ChainRejected,
     ChainUnavailable,
     OptimisticRules,
+    TransactionDropped,
     settlement_gas,
 )
 from avow.nodes.headers import HeaderTrust, header_trust
@@ -28,7 +30,10 @@ from avow.receipt.finality import BondProof, FinalityProof
 from avow.receipt.headers import SignedBlock
 from avow.receipt.standing import KeyRecord, KeyState, Standing
 
+log = logging.getLogger(__name__)
+
 _RESEND_S = 10.0
+_DROPPED_S = 1.0
 _PROOF_S = 20.0
 
 
@@ -98,16 +103,24 @@ class OperatorChain:
         nonce = decode_transaction(transaction, self._eip155).nonce
         while transaction != self._refused:
             try:
-                if await self._client.included(transaction_hash, timeout_s=_RESEND_S) is not None:
+                if await self._is_included(transaction_hash, _RESEND_S):
                     return True
                 if not await self._client.can_be_included(nonce):
-                    found = await self._client.included(transaction_hash, timeout_s=0.0)
-                    return None if found is None else True
+                    return True if await self._is_included(transaction_hash, 0.0) else None
             except (Refused, ChainRejected):
                 return False
             with contextlib.suppress(ChainRejected):
                 await self.send(transaction)
         return False
+
+    async def _is_included(self, transaction_hash: bytes, timeout_s: float) -> bool:
+        """Raises Refused or ChainRejected. What one of the chain's nodes dropped may wait at another: it is not over for that."""
+        try:
+            return await self._client.included(transaction_hash, timeout_s=timeout_s) is not None
+        except TransactionDropped as dropped:
+            log.warning("a settlement is sent again: %s", dropped.detail)
+            await asyncio.sleep(min(timeout_s, _DROPPED_S))
+            return False
 
     async def refusal(self, batch: bytes, *, all_void: bool) -> Refusal | None:
         refused = await self._client.refusal(settlement.ADDRESS, "void" if all_void else "settle", batch)

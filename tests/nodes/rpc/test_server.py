@@ -137,6 +137,7 @@ async def test_what_is_not_there_is_null(rpc):
         ("avow_settlement", [HASH]),
         ("avow_history", [HASH, "0x0"]),
         ("avow_waitForTransaction", [HASH, 1]),
+        ("avow_dropped", [HASH]),
     ):
         answer = await ask(rpc, {"jsonrpc": "2.0", "id": 1, "method": method, "params": params})
         assert answer["result"] is None, (method, answer)

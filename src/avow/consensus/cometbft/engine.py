@@ -36,6 +36,7 @@ from avow.consensus.engine import PublishedBlocks
 from avow.consensus.errors import EngineStopped, StateMismatch
 from avow.consensus.home import Lock
 from avow.consensus.machine import Index, no_index
+from avow.consensus.pool import Dropped
 from avow.receipt.headers import (
     Commit,
     Header,
@@ -191,6 +192,10 @@ class CometBFTEngine(PublishedBlocks):
             self._flushing = asyncio.get_running_loop().create_task(self._flush())
         await asyncio.shield(self._flushing)
         return response
+
+    def dropped(self, identity: bytes) -> Dropped | None:
+        """Why a transaction that was taken is in no block and waits no more here (pool.py, rule 3)."""
+        return self._driver.pool.dropped(identity)
 
     async def _flush(self) -> None:
         """Everyone who handed something in during this turn of the loop shares one write."""

@@ -20,6 +20,7 @@ from avow.chain.transaction import Transaction, transaction_hash
 from avow.chain.views import BlockView, Executed
 from avow.consensus.block import Decided
 from avow.consensus.engine import Engine
+from avow.consensus.pool import Dropped
 from avow.errors import Unavailable
 from avow.nodes.rpc.index import Index
 from avow.receipt.headers import SignedBlock
@@ -72,8 +73,14 @@ class ChainNode:
         self._pending[digest] = raw
 
     def waiting(self, digest: bytes) -> Transaction | None:
+        if self.dropped(digest) is not None:
+            self._pending.pop(digest, None)
         raw = self._pending.get(digest)
         return None if raw is None else self.decode(raw)
+
+    def dropped(self, digest: bytes) -> Dropped | None:
+        """Why a transaction that was submitted here will come into no block from here; None for what waits, or is in one."""
+        return None if self.found(digest) is not None else self.engine.dropped(digest)
 
     def found(self, digest: bytes) -> tuple[int, int] | None:
         """Height and place of a transaction that is in a block."""
@@ -83,9 +90,11 @@ class ChainNode:
         return place
 
     async def wait_found(self, digest: bytes, timeout_s: float) -> tuple[int, int] | None:
-        """The same, waiting for it; None when the time is over."""
+        """The same, waiting for it; None when the time is over, or it was dropped."""
         deadline = asyncio.get_running_loop().time() + timeout_s
         while (place := self.found(digest)) is None:
+            if self.engine.dropped(digest) is not None:
+                return None
             if not await self.wait_height(self.engine.height + 1, deadline - asyncio.get_running_loop().time()):
                 return None
         return place

@@ -47,6 +47,7 @@ class ProofMethods:
             "avow_optimistic": self._optimistic,
             "avow_waitForHeight": self._wait_for_height,
             "avow_waitForTransaction": self._wait_for_transaction,
+            "avow_dropped": self._dropped,
         }
 
     # --- The network ------------------------------------------------------------------------------------------------
@@ -254,3 +255,8 @@ class ProofMethods:
         result = block.results[place[1]]
         receipt = self._node.view(block).receipt(place[1])
         return receipt | {"code": result.code, "data": views.data(result.data), "log": result.log}
+
+    async def _dropped(self, params: list[Any]) -> dict[str, Any] | None:
+        """Why a transaction that this node had taken will not come into a block: {"code", "reason"}; null for any other."""
+        why = self._node.dropped(values.octets(values.parameter(params, 0, "hash"), "hash", 32))
+        return None if why is None else {"code": why.code, "reason": why.detail}
