@@ -1,17 +1,19 @@
 """Demands for what a node withholds: who may ask, what an answer is, and what silence costs."""
 
+from unittest.mock import patch
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from avow.chain.errors import Code
-from avow.chain.modules import demands, disputes, keys, nodes, referee
+from avow.chain.modules import disputes, keys, nodes, referee
 from avow.chain.modules.life import State
 from avow.exact import descent, hashing
 from avow.receipt.audience import Audience, AudienceKind
 from avow.receipt.encoding import decode, encode
 from avow.receipt.standing import KeyState
-from avow.receipt.statement import TERMS_PAYER_OPENS
+from avow.receipt.statement import TERMS_PAYER_OPENS, Method, Private
 from tests.chain.harness import account
 from tests.chain.optimistic import Optimistic, make_run
 
@@ -254,7 +256,7 @@ def test_spam_pays_the_node(network):
     posted = network.post()
     before = network.chain.balance("operator")
     identities = []
-    for _ in range(demands.MAX_POSED):
+    for _ in range(16):  # the page's number
         network.chain.now_ms -= 900
         identities.append(network.demand("payer", posted))
     data = network.demand_data(posted)
@@ -273,7 +275,7 @@ def test_spam_pays_the_node(network):
 
 
 def test_the_bond_covers_the_longest_answer(network):
-    data = bytes([255]) * referee.MAX_ANSWER
+    data = bytes([255]) * descent.MAX_ANSWER
     call = network.chain.call_data(disputes.ADDRESS, "answer", bytes(32), data)
     intrinsic = network.chain.raw("operator", disputes.ADDRESS, call)
     gas = 21_000 + 16 * len(intrinsic) + referee.descent_gas(data) + 8 * len(data) + 200_000
@@ -349,6 +351,28 @@ def test_the_private_part_is_shown_by_who_is_named_there(network):
     network.demand("stranger", posted, private=True)
 
 
+@pytest.mark.parametrize(
+    "private", [b"\xff not a private part", encode({"audience": None}), encode([]), encode({}), b"\xa1"]
+)
+def test_a_private_part_that_is_none_admits_nobody_and_breaks_nothing(network, private):
+    """The chain settles a hash: what it is of is the node's affair until somebody shows it."""
+    with patch("tests.chain.harness.encode_trusted", lambda _: private):
+        posted = network.post()
+    data = network.demand_data(posted, private=True)
+    assert network.refusal("stranger", "demand", data, value=network.rules.demand_bond) is Code.NOT_ENTITLED
+    network.do("payer", "demand", data, value=network.rules.demand_bond)
+
+
+def test_a_statement_that_names_no_audience_admits_nobody(network):
+    """Another method's private part is one, without an audience."""
+    other = network.chain.new_key(Method.VANILLA, generation=1).sign().private
+    assert Private.from_value(decode(other)).audience is None
+    with patch("tests.chain.harness.encode_trusted", lambda _: other):
+        posted = network.post()
+    data = network.demand_data(posted, private=True)
+    assert network.refusal("stranger", "demand", data, value=network.rules.demand_bond) is Code.NOT_ENTITLED
+
+
 def test_governance_appoints_who_may_ask(network):
     posted = network.post()
     data, bond = network.demand_data(posted), network.rules.demand_bond
@@ -412,8 +436,15 @@ def test_the_bond_is_exact_and_the_window_open(network):
     data, bond = network.demand_data(posted), network.rules.demand_bond
     for value in (0, bond - 1, bond + 1):
         assert network.refusal("watcher", "demand", data, value=value) is Code.DEPOSIT_WRONG
-    network.pass_window()
+    deadline = network.batch(posted).deadline_clock
+    network.pass_window(deadline - network.chain.now_ms - 2_001)
+    network.chain.now_ms = deadline - 1_000
+    network.do("payer", "demand", data, value=bond)  # at the deadline itself
+    network.chain.now_ms -= 999
     assert network.refusal("watcher", "demand", data, value=bond) is Code.WINDOW_PASSED
+    [waits] = [name for name, _ in network.store.iterate(b"disputes/demand/")]
+    late(network)
+    network.do("payer", "expire", waits.removeprefix(b"disputes/demand/"))
     network.do("stranger", "finalise", posted.key.id, posted.first)
     assert network.refusal("watcher", "demand", data, value=bond) is Code.BATCH_FINAL
 

@@ -8,7 +8,7 @@ import pytest
 
 from avow.chain.errors import Code
 from avow.chain.execution import MODULES
-from avow.chain.modules import bonds, challenges, demands, referee
+from avow.chain.modules import bonds, challenges, referee
 from avow.chain.modules.life import State
 from avow.chain.transaction import GAS_DATA_ZERO
 from avow.exact import descent
@@ -223,6 +223,10 @@ def test_a_challenge_is_heard_of(network):
 def test_a_demand_and_its_answer_are_heard_of(network):
     posted = network.post(2)
     identity = network.demand("watcher", posted, 1)
+    height, clock = network.chain.height, network.view("clock")[0] - 1_000
+    posed = [1, posted.statements[1].hash, height + RULES.reveal_blocks, clock + RULES.move_ms]
+    topics = [posted.key.id, identity, word(account("watcher"))]
+    assert heard(network, "Demanded") == [(topics, [*posed, descent.Demand().encoded()])]
     given = descent.answer_to(descent.Demand(), posted.runs[1])
     network.do("operator", "answer", identity, given)
     assert heard(network, "Answered") == [([posted.key.id, identity], [1, given])]
@@ -268,13 +272,17 @@ def test_a_commitment_is_the_hash_that_the_page_gives():
     assert challenges.commitment("avow-0", bytes(20), SALT, b"evidence") == expected
 
 
-def test_proof_and_demand_pay_for_their_size_before_they_are_read(network):
+def test_proofs_demands_and_answers_pay_for_their_size_before_they_are_read(network):
     """Whatever they hold: what fails costs as much to look at."""
     used = []
     for size in (0, 10_000):
         results = [
             network.send("watcher", function, *arguments)
-            for function, arguments in (("prove", (bytes(size), SALT)), ("demand", (bytes(size),)))
+            for function, arguments in (
+                ("prove", (bytes(size), SALT)),
+                ("demand", (bytes(size),)),
+                ("answer", (bytes(32), bytes(size))),
+            )
         ]
         assert {result.code for result in results} == {Code.REVERTED}
         used.append([result.gas_used for result in results])
@@ -290,5 +298,4 @@ def test_a_share_of_an_odd_number_of_wei_leaves_the_odd_one_burnt():
     assert network.challenge("watcher", posted) == State.UPHELD
     assert network.burnt() - burnt == 500_001
     assert bytes(20) == bonds.BURNT
-    assert demands.MAX_POSED == 16
     network.check_money()

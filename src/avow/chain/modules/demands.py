@@ -183,7 +183,7 @@ def answer(host: Host, identity: bytes, given: bytes) -> None:
         raise Refused(Code.DISPUTE_RESOLVED)
     if _is_late(host, posed):
         raise Refused(Code.ANSWER_LATE)
-    if len(given) > referee.MAX_ANSWER or not referee.answers(posed.asked, given, posed.located.columns.trace):
+    if not referee.answers(posed.asked, given, posed.located.columns.trace):
         raise Refused(Code.ANSWER_REFUSED)
     disputes.extend(host, posed.key, posed.first, case.batch, window.now(host))
     _close(host, identity, posed, case, Event.ANSWER_GIVEN, host.caller)

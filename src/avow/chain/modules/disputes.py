@@ -151,19 +151,17 @@ def finalise(host: Host, key: bytes, first: int) -> None:
         bonds.release(host, batch.operator, batch.locked)
     store_batch(host, key, first, replace(batch, held=0, locked=0, state=BatchState.FINAL))
     if waiting != Waiting():
-        host.store(_waiting_key(key, first), None)
+        store_waiting(host, key, first, Waiting())
     host.log("Finalised", key, first, batch.operator, batch.held)
 
 
-def extend(host: Host, key: bytes, first: int, batch: BatchRecord, clock: int) -> BatchRecord:
+def extend(host: Host, key: bytes, first: int, batch: BatchRecord, clock: int) -> None:
     """Rule 5."""
     parameters = host.genesis.optimistic
     latest = batch.settled_clock + parameters.window_ms + MAX_MOVES * 2 * parameters.move_ms
     deadline = max(batch.deadline_clock, min(clock + parameters.move_ms, latest))
     if deadline != batch.deadline_clock:
-        batch = replace(batch, deadline_clock=deadline)
-        store_batch(host, key, first, batch)
-    return batch
+        store_batch(host, key, first, replace(batch, deadline_clock=deadline))
 
 
 # --- Statements -----------------------------------------------------------------------------------------------------

@@ -14,7 +14,6 @@ from avow.exact.referee import referee
 
 MAX_FAULT = fraud.MAX_PROOF
 MAX_DEMAND = descent.MAX_DEMAND
-MAX_ANSWER = descent.MAX_ANSWER
 
 
 def gas(fault: bytes) -> int:
