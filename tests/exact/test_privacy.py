@@ -12,11 +12,12 @@ import pytest
 from avow.exact import descent
 from avow.exact.claims import Withheld
 from avow.exact.fraud import FraudProof
-from avow.exact.hashing import SALT, Salts, chunks, constant_digest, tensor_digest
+from avow.exact.hashing import OUTPUT_SLOT, SALT, Salts, chunks, constant_digest, tensor_digest
 from avow.exact.prover import check_header, find_fault
 from avow.exact.tensors import unpack
 from avow.receipt import merkle
-from avow.receipt.encoding import decode
+from avow.receipt.commitment import commit, request_parts
+from avow.receipt.encoding import decode, encode
 from tests.exact.test_fraud import another, honest, leaf_slots
 from tests.exact.traces import SEED
 
@@ -163,3 +164,71 @@ def test_equal_inputs_of_two_statements_look_different():
     other = replace(claim, salts={-1: Salts(bytes(32))}).commit()
     assert (set(claim.digests) & set(other.digests)) <= {bytes(32)}
     assert claim.parsed.inputs != other.parsed.inputs
+
+
+# --- After the key was answered on chain ------------------------------------------------------------------------------
+
+
+def confirmed_by(key, posted, guesses):
+    """The slots and chunks of which a guess is confirmed by somebody who has the key and everything that was posted."""
+    salts, seen = Salts.under(key), set()
+    for item in posted:
+        seen |= {item}
+        try:
+            seen |= set(byte_strings(decode(item)))
+        except Exception:
+            pass
+    found = set()
+    for slot, data in guesses.items():
+        hashes = salts.chunk_hashes(slot, data)
+        found |= {(slot, number) for number, leaf in enumerate(hashes) if leaf in seen}
+        digest = tensor_digest(len(data), merkle.root_of_hashes(hashes))
+        if {digest, merkle.leaf_hash(digest)} & seen:
+            found |= {(slot, number) for number in range(len(hashes))}
+    return found
+
+
+def every_hash(claim):
+    """What all answers but chunks hold."""
+    hashes = [merkle.leaf_hash(chunk) for slot in claim.tensors for chunk in claim.tensor(slot)[1]]
+    return [claim.trace, claim.header_bytes, *claim.digests, *hashes]
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_the_key_and_a_header_confirm_a_guess_of_a_whole_input_or_output_alone(seed):
+    claim, _ = honest(seed)
+    found = confirmed_by(claim.key(), [claim.trace, claim.header_bytes, encode(claim.key())], claim.tensors)
+    ends = {slot for slot in claim.tensors if slot >= OUTPUT_SLOT and claim.tensors[slot]}
+    only_leaf = {0} if len(claim.digests) == 1 else set()  # its hash is the root that the header holds
+    assert ends <= {slot for slot, _ in found} <= ends | only_leaf
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_the_key_confirms_guesses_of_what_a_hash_was_posted_of_and_nothing_near(seed):
+    claim, _ = honest(seed)
+    posted = [*every_hash(claim), encode(claim.key())]
+    places = {(slot, number) for slot, data in claim.tensors.items() for number, _ in enumerate(chunks(data))}
+    assert confirmed_by(claim.key(), posted, claim.tensors) == places
+    near = {
+        slot: bytes(byte ^ 1 if at % 1_024 == 0 else byte for at, byte in enumerate(data))
+        for slot, data in claim.tensors.items()
+    }
+    assert confirmed_by(claim.key(), posted, near) == set()
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_one_statements_key_tells_nothing_of_another_with_the_same_contents(seed):
+    claim, _ = honest(seed)
+    salts = Salts(bytes(32))
+    other = replace(claim, salts={-1: salts}).commit(salts=salts.commitment)
+    assert confirmed_by(claim.key(), every_hash(other), other.tensors) == set()
+    assert confirmed_by(other.key(), every_hash(other), other.tensors) != set()
+
+
+def test_the_key_is_not_the_seed_and_opens_no_request():
+    """The request's commitment, which everybody sees, is salted from the seed: the key goes one way."""
+    parts = request_parts("/v1/chat/completions", b'{"model":"m","messages":[{"role":"user","content":"yes"}]}')
+    claim, _ = honest(5)
+    for guess in (claim.key(), claim.parsed.salts, Salts.under(claim.key()).salt(0, 0) * 2):
+        assert commit("request", guess, parts) != commit("request", SEED, parts)
+        assert Salts(guess).commitment != claim.parsed.salts
