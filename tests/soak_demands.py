@@ -42,7 +42,6 @@ HOME = Path(__file__).resolve().parents[1] / "build" / "soak_demands"
 AT_ONCE = 4
 WINDOW_MS = 3_600_000
 SETTLE_S = 300.0
-PAYMENT_REQUIRED = 402
 TEXT = "Write a very long story about the sea, a lighthouse and everybody who ever lived there. Never end."
 
 
@@ -210,7 +209,7 @@ async def answers(network, model, count, body):
             try:
                 await one(count)
             except RemoteError as error:
-                if error.status != PAYMENT_REQUIRED:
+                if error.remote_code != "gateway_uncovered":
                     raise
                 return False
             return True

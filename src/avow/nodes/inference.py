@@ -10,10 +10,11 @@ import argparse
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from avow.chain.errors import Refused
 from avow.engines.interface import KeepingEngine
@@ -180,6 +181,7 @@ class InferenceNode:
         await offers
         self.keyring.end_earlier(method, signer.key)
         node.keys[method] = key
+        node.starting.discard(method)
         await self.keyring.keep(key, prove)
 
     async def tee(self, address: str) -> None:
@@ -224,6 +226,7 @@ class InferenceNode:
             key.intake = intake
             node.enclave = client
             node.keys[Method.TEE] = key
+            node.starting.discard(Method.TEE)
             await lost.wait()
         finally:
             keeping.cancel()
@@ -300,17 +303,14 @@ async def serve_node(
     chain = await persistently(lambda: OperatorChain.open(config.chain, key, config.home, trust=config.trust))
     outbox = Outbox(folder / "outbox.db")
     inference = InferenceNode(config, chain, outbox)
+    jobs = _jobs(inference, config, programs)
+    inference.node.starting.update(jobs)
     service = Service(inference.node.start, inference.node.questions)
     await service.listen(config.address)
     ready(config.address)
     loop = asyncio.get_running_loop()
     tasks = [loop.create_task(inference.retention(), name="retention")]
-    if config.vanilla and programs:
-        tasks.append(loop.create_task(inference.vanilla(programs), name="vanilla"))
-    if config.bond and any(isinstance(loaded.engine, Traced) for loaded in programs.values()):
-        tasks.append(loop.create_task(inference.optimistic(programs), name="optimistic"))
-    if config.enclave is not None:
-        tasks.append(loop.create_task(inference.tee(config.enclave), name="tee"))
+    tasks += [loop.create_task(job(), name=method.label) for method, job in jobs.items()]
     try:
         await until_stopped(tasks)
     finally:
@@ -323,6 +323,20 @@ async def serve_node(
         await chain.close()
         for loaded in programs.values():
             loaded.engine.close()
+
+
+def _jobs(
+    inference: InferenceNode, config: NodeConfig, programs: Mapping[bytes, Loaded]
+) -> dict[Method, Callable[[], Coroutine[Any, Any, None]]]:
+    """What the node is set up for: for each method, what serves it until cancelled."""
+    jobs: dict[Method, Callable[[], Coroutine[Any, Any, None]]] = {}
+    if config.vanilla and programs:
+        jobs[Method.VANILLA] = partial(inference.vanilla, programs)
+    if config.bond and any(isinstance(loaded.engine, Traced) for loaded in programs.values()):
+        jobs[Method.OPTIMISTIC] = partial(inference.optimistic, programs)
+    if config.enclave is not None:
+        jobs[Method.TEE] = partial(inference.tee, config.enclave)
+    return jobs
 
 
 def _load(config: NodeConfig) -> dict[bytes, Loaded]:

@@ -205,12 +205,16 @@ class KeyDescription(msgspec.Struct, array_like=True, frozen=True, forbid_unknow
 
 
 class NodeDescription(msgspec.Struct, array_like=True, frozen=True, forbid_unknown_fields=True):
-    """Whom the gateway talks to: what it offers, and the keys that can answer now."""
+    """Whom the gateway talks to: what it offers, and the keys that can answer now.
+
+    `starting`: methods that the node is set up for and has offered nothing by since its start.
+    """
 
     chain_id: str
     operator: Address
     programs: list[ProgramDescription]
     keys: list[KeyDescription]
+    starting: list[int] = []
 
 
 class KeyStatus(msgspec.Struct, array_like=True, frozen=True, forbid_unknown_fields=True):

@@ -121,6 +121,8 @@ class Node:
         self.runners: dict[int, Runner] = {}
         self.withheld: dict[tuple[bytes, int], AvowError] = {}
         """Why a program is not offered by a method, where there is more to say than that it is not."""
+        self.starting: set[int] = set()
+        """Methods that this node is set up for, until it has a key for them."""
         self.upkeep: Upkeep | None = None
         self.enclave: EnclaveClient | None = None
         self._max_trust_gap_ms = max_trust_gap_ms
@@ -310,7 +312,7 @@ class Node:
             for key in self.keys.values()
             if key.ready
         ]
-        return wire.encode(NodeDescription(self.chain_id, self.operator, programs, keys))
+        return wire.encode(NodeDescription(self.chain_id, self.operator, programs, keys, sorted(self.starting)))
 
     async def _status(self, _args: bytes) -> bytes:
         settler, now = self.settler, time.monotonic()

@@ -48,10 +48,10 @@ def make_gateway(tmp_path):
     import contextlib
 
     @contextlib.asynccontextmanager
-    async def make(node, **changes):
+    async def make(node, bank=None, **changes):
         config = GatewayConfig(home=tmp_path, nodes=("unix:/simulated",), port=0, **changes)
         (tmp_path / "trust.json").write_bytes(node.network.trust().to_json())
-        async with running_gateway(config, node.client, PayerAccount(node.network.payer, None)) as running:
+        async with running_gateway(config, node.client, PayerAccount(node.network.payer, bank)) as running:
             gateway = Gateway(running.url, node, tmp_path)
             await gateway.wait_for_model()
             try:

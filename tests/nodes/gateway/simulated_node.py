@@ -49,6 +49,7 @@ class SimulatedNode:
         self.hold: asyncio.Event | None = None
         self.gap_s = 0.0
         self.reachable = True
+        self.starting: list[int] = []
         self.jobs = []
         self.cancelled = []
         self.clients: list[SimulatedClient] = []
@@ -111,7 +112,7 @@ class SimulatedClient:
             KeyDescription(int(method), key.id, key.record.signing_key, key.record.transport_key)
             for method, key in network.keys.items()
         ]
-        return NodeDescription(network.chain_id, network.operator, programs, keys)
+        return NodeDescription(network.chain_id, network.operator, programs, keys, self.node.starting)
 
     async def _before(self, job):
         self._check()

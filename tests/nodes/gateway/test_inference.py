@@ -3,13 +3,15 @@
 import asyncio
 import json
 
+import httpx2
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from avow.errors import InputError
+from avow.errors import AvowError, InputError
 from avow.methods.checks import verify
 from avow.nodes.errors import Busy, EngineFailure, PayerUncovered
 from avow.nodes.gateway import Limits
+from avow.nodes.gateway.directory import Directory
 from avow.receipt.commitment import commit, request_parts, response_parts
 from avow.receipt.encoding import base64url, decode, from_base64url
 from avow.receipt.receipt import Receipt
@@ -19,6 +21,23 @@ from avow.receipt.verify import Question
 from tests.nodes.gateway.conftest import JSON, events
 from tests.nodes.gateway.simulated_node import SimulatedNode, chat
 from tests.simulator import point
+
+
+class Bank:
+    """A bank whose blocks wait until it is open."""
+
+    def __init__(self):
+        self.open = asyncio.Event()
+        self.held = (0, 0)
+        self.allowed = []
+
+    async def allowance(self, _payer, _node):
+        return self.held
+
+    async def allow(self, node, cap, expiry_ms):
+        self.allowed.append(node)
+        await self.open.wait()
+        self.held = (cap, expiry_ms)
 
 
 def receipt_of(avow):
@@ -181,7 +200,6 @@ async def test_tensors_by_the_open_inference_protocol(gateway):
     ("failure", "status", "kind", "code"),
     [
         (InputError("messages must not be empty", param="messages"), 400, "invalid_request_error", "bad_input"),
-        (PayerUncovered("no allowance"), 402, "insufficient_quota", "payer_uncovered"),
         (Busy("all slots are taken"), 429, "rate_limit_error", "busy"),
         (EngineFailure("the engine broke"), 500, "server_error", "engine_failure"),
     ],
@@ -283,6 +301,86 @@ async def test_a_method_that_is_not_offered_is_refused_with_those_that_are(make_
         assert answer.status_code == 400
         assert answer.json()["error"]["code"] == "method_not_offered"
         assert "vanilla" in answer.json()["error"]["message"]
+
+
+async def test_what_a_node_still_starts_is_not_there_yet_and_no_fault_of_the_callers(make_gateway):
+    """As after a restart of gateway and enclave: nobody here has heard of the method."""
+    node = SimulatedNode(methods=(Method.VANILLA,))
+    node.starting = [Method.TEE]
+    async with make_gateway(node) as gateway:
+        for body, headers in ((chat(), {"avow_method": "tee"}), (chat(model="other"), {"avow_method": "tee"})):
+            answer = await gateway.chat(body, **headers)
+            assert (answer.status_code, answer.json()["error"]["code"]) == (503, "no_node")
+            assert answer.headers["retry-after"] == "1"
+        assert (await gateway.chat(chat(), avow_method="optimistic")).json()["error"]["code"] == "method_not_offered"
+        assert (await gateway.chat(chat(model="other"))).json()["error"]["code"] == "model_not_found"
+
+
+async def test_a_node_that_was_not_met_yet_may_be_the_one(monkeypatch):
+    node = SimulatedNode()
+    directory = Directory(["unix:/met", "unix:/unmet"], node.client, 4, Method.VANILLA)
+    task = asyncio.create_task(directory.links[0].run())
+    while not directory.links[0].connected:
+        await asyncio.sleep(0.01)
+    for young, code in ((True, "no_node"), (False, "model_not_found")):
+        if not young:
+            monkeypatch.setattr("avow.nodes.gateway.directory.UNMET_S", 0.0)
+        with pytest.raises(AvowError) as caught:
+            directory.route("other", None, "chat")
+        assert caught.value.code == code
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize("tensors", [False, True])
+async def test_the_gateways_own_allowance_is_waited_for(make_gateway, monkeypatch, stream, tensors):
+    """What the node refuses to the gateway as payer, the caller cannot help: it is asked again once the allowance is open."""
+    node, bank = SimulatedNode(), Bank()
+    node.failure = PayerUncovered("no allowance")
+    monkeypatch.setattr("avow.nodes.gateway.account.RETRY_S", 60)
+    async with make_gateway(node, bank) as gateway:
+        body = json.dumps({"inputs": [{"name": "text", "shape": [1], "datatype": "BYTES", "data": ["abc"]}]})
+        ask = gateway.http.post("/v2/models/length/infer", content=body, headers=JSON)
+        asked = asyncio.create_task(ask if tensors else gateway.chat(chat(stream=stream)))
+        await asyncio.sleep(0.3)
+        assert not asked.done()
+        bank.open.set()
+        await asyncio.sleep(0.1)
+        node.failure = None
+        answer = await asked
+        assert answer.status_code == 200, answer.text
+        assert len(bank.allowed) == 1
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_a_gateway_that_cannot_pay_says_so_in_time(make_gateway, monkeypatch, stream):
+    node, bank = SimulatedNode(), Bank()
+    node.failure = PayerUncovered("no allowance")
+    monkeypatch.setattr("avow.nodes.gateway.account.COVER_S", 0.3)
+    async with make_gateway(node, bank) as gateway:
+        for _ in range(2):
+            answer = await gateway.chat(chat(stream=stream))
+            assert (answer.status_code, answer.json()["error"]["code"]) == (503, "gateway_uncovered")
+            assert "avow-authorisation" in answer.json()["error"]["message"]
+            assert answer.headers["retry-after"] == "1"
+            bank.open.set()  # the second time there is an allowance, and the node refuses all the same
+        node.failure = Busy("all slots are taken")
+        assert (await gateway.chat(chat(stream=stream))).json()["error"]["code"] == "busy"
+
+
+async def test_who_hangs_up_is_not_waited_for(make_gateway):
+    node, bank = SimulatedNode(), Bank()
+    node.failure = PayerUncovered("no allowance")
+    async with make_gateway(node, bank) as gateway:
+        for stream in (False, True):
+            with pytest.raises(httpx2.ReadTimeout):
+                await gateway.http.post("/v1/chat/completions", content=chat(stream=stream), headers=JSON, timeout=0.2)
+        await asyncio.sleep(0.5)
+        node.failure = None
+        bank.open.set()
+        assert (await gateway.chat(chat())).status_code == 200
+        assert len(node.jobs) == 3
 
 
 async def test_a_method_that_is_away_for_a_while_is_the_nodes_trouble_not_the_callers(make_gateway):

@@ -122,7 +122,7 @@ async def test_what_is_not_authorised_is_refused_before_the_engine_runs(tmp_path
             ):
                 assert await code(replace(good, authorisation=wrong)) == (400, "bad_authorisation")
             for missing in (replace(good, requester=None), replace(good, authorisation=None)):
-                assert (await code(missing))[1] in ("bad_option", "payer_uncovered")
+                assert (await code(missing))[1] in ("bad_option", "gateway_uncovered")
             assert engine.runs == 0
             assert await code(good) is None
             assert await code(good) == (402, "authorisation_used")

@@ -12,7 +12,7 @@ from avow.errors import AvowError, NotFound
 from avow.nodes.gateway.control import Control
 from avow.nodes.gateway.envelope import error_body
 from avow.nodes.gateway.errors import HostNotAllowed, MethodNotAllowed
-from avow.nodes.gateway.http import respond_error
+from avow.nodes.gateway.http import error_headers, respond_error
 from avow.nodes.gateway.inference import Inference, model_of_path
 from avow.nodes.gateway.protocol import HeaderList
 
@@ -65,8 +65,8 @@ class GatewayApplication:
 async def _avow_error(_request: Request, error: Exception) -> Response:
     if not isinstance(error, AvowError):
         raise error
-    headers = {"cache-control": "no-store"}
-    return Response(error_body(error), error.http_status, headers, "application/json")
+    headers = {name.decode(): value.decode() for name, value in error_headers(error)}
+    return Response(error_body(error), error.http_status, headers)
 
 
 async def _http_error(request: Request, error: Exception) -> Response:

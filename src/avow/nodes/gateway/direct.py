@@ -8,7 +8,8 @@ Rules:
 
 import asyncio
 import logging
-from typing import Protocol
+from collections.abc import Callable, Coroutine
+from typing import Any, Protocol
 
 from avow.errors import AvowError
 from avow.nodes.errors import DeadlineExceeded
@@ -38,6 +39,13 @@ class Direct:
         self.watches = Watches()
         self.loop = asyncio.get_running_loop()
         self._allowed = allowed
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    def later(self, work: Coroutine[Any, Any, None]) -> None:
+        """Do what takes its time beside the exchanges."""
+        task = self.loop.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
 
     def __call__(self, protocol: LimitedProtocol, body: bytes) -> "Exchange | None":
         """The answer under way, or None where the request is not for here."""
@@ -90,7 +98,7 @@ class Exchange:
         self.response_complete = False
         self.disconnected = False
         self.message_event = _EVENT
-        self.cancel = _nothing
+        self.cancel: Callable[[], object] = _nothing
         self.since = direct.loop.time()
         direct.watches.enter(self)
 
@@ -98,6 +106,25 @@ class Exchange:
         """The node's word."""
         if self.response_complete:
             return
+        inference = self._direct.inference
+        if isinstance(outcome, AvowError) and inference.is_uncovered(self._accepted, outcome):
+            self._direct.later(self._again())
+            return
+        self._told(outcome)
+
+    async def _again(self) -> None:
+        """The node refused the gateway as payer: its word once that is looked after."""
+        task = asyncio.current_task()
+        if task is not None and not self.response_complete:
+            self.cancel = task.cancel
+            try:
+                outcome: Answer | AvowError = await self._direct.inference.ask_again(self._accepted)
+            except AvowError as error:
+                outcome = error
+            if not self.response_complete:
+                self._told(outcome)
+
+    def _told(self, outcome: Answer | AvowError) -> None:
         inference = self._direct.inference
         try:
             if isinstance(outcome, AvowError):

@@ -7,6 +7,7 @@ with growing pauses. A request is routed to the connected node that offers its p
 import asyncio
 import contextlib
 import logging
+import time
 from collections.abc import AsyncGenerator, Callable, Iterable, Iterator
 from dataclasses import dataclass
 from types import TracebackType
@@ -30,6 +31,8 @@ log = logging.getLogger("avow.gateway")
 
 FIRST_PAUSE_S = 0.05
 LONGEST_PAUSE_S = 1.0
+UNMET_S = 30.0
+"""For how long after the gateway's start a node that it has not met yet may be the one that offers what is asked for."""
 REFRESH_S = 1.0
 """How often a node is asked anew what it offers: prices and keys change."""
 
@@ -169,6 +172,7 @@ class Directory:
         self._programs: dict[str, ProgramDescription] = {}
         self._offered: set[tuple[str, Method]] = set()
         """Every model and method that was ever on offer: what is missing now may come back, and is no fault of the caller's."""
+        self._began = time.monotonic()
 
     def _rebuild(self) -> None:
         routes: dict[tuple[str, Method], list[Route]] = {}
@@ -209,7 +213,7 @@ class Directory:
     def _unrouted(self, model: str, method: Method) -> AvowError:
         if not self._programs:
             return NoNode("no inference node is connected", hint="it is tried again by itself")
-        if (model, method) in self._offered:
+        if (model, method) in self._offered or self._starting(method):
             return NoNode(f"nobody offers {model[:128]} by {method.label} just now", hint="try again in a few seconds")
         offered = [known for known in Method if (model, known) in self._routes]
         if offered:
@@ -219,6 +223,14 @@ class Directory:
             )
         return UnknownModel(
             f"the model {model[:128]!r} is not served here", hint="GET /v1/models lists what is", param="model"
+        )
+
+    def _starting(self, method: Method) -> bool:
+        """Whether a node may yet offer what nobody here has heard of: one that starts the method, or is not met so soon after our start."""
+        young = time.monotonic() - self._began < UNMET_S
+        return any(
+            young if link.description is None else link.connected and method in link.description.starting
+            for link in self.links
         )
 
     def programs(self) -> list[ProgramDescription]:

@@ -100,6 +100,12 @@ class NoNode(Unavailable):
     code = "no_node"
 
 
+class GatewayUncovered(Unavailable):
+    """The gateway's own account pays, and does not cover the answer now: its allowance is not open yet, or its money is used up."""
+
+    code = "gateway_uncovered"
+
+
 class AddressInUse(AvowError):
     """The gateway cannot listen where it should."""
 

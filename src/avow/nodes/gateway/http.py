@@ -127,7 +127,7 @@ async def respond_error(send: Send, error: AvowError, headers: HeaderList = ()) 
 def error_headers(error: AvowError) -> list[tuple[bytes, bytes]]:
     """An error's headers; a body that was not read to its end costs the connection."""
     extra: list[tuple[bytes, bytes]] = [JSON_HEADER, NO_STORE]
-    if error.http_status == 429:
+    if error.http_status in (429, 503):
         extra.append((b"retry-after", b"1"))
     if error.http_status in (408, 413, 431):
         extra.append((b"connection", b"close"))

@@ -16,8 +16,9 @@ from dataclasses import dataclass
 from starlette.types import Receive, Scope, Send
 
 from avow.errors import AvowError, TooLarge
-from avow.nodes.errors import ConnectionLost, NotSettled
+from avow.nodes.errors import ConnectionLost, NotSettled, PayerUncovered
 from avow.nodes.gateway import frames
+from avow.nodes.gateway.account import PayerAccount
 from avow.nodes.gateway.config import Limits
 from avow.nodes.gateway.directory import Directory, Node, Route
 from avow.nodes.gateway.envelope import error_body
@@ -67,10 +68,10 @@ class Accepted:
 
 
 class Inference:
-    """Answers inference requests; `payer` is the gateway's own account, 20 bytes."""
+    """Answers inference requests; `payer` is the gateway's own account."""
 
     def __init__(
-        self, directory: Directory, metrics: GatewayMetrics, gap: TrustGap, payer: bytes, limits: Limits
+        self, directory: Directory, metrics: GatewayMetrics, gap: TrustGap, payer: PayerAccount, limits: Limits
     ) -> None:
         self._directory = directory
         self._metrics = metrics
@@ -122,10 +123,27 @@ class Inference:
         body = await read_json_body(headers, receive, self._limits.body_bytes)
         accepted = self._accept(call, endpoint, model, headers, body)
         with accepted.route.link as node, self._watches.watch(receive, self._limits.deadline_ms / 1000):
-            if call.stream:
-                await self._stream(call, node, accepted.job, accepted.options, send)
-            else:
-                await self._whole(node, accepted, send)
+            try:
+                await self._ask(node, accepted, send)
+            except AvowError as error:
+                if not self.is_uncovered(accepted, error):
+                    raise
+                await self._payer.cover(accepted.route.operator, lambda: self._ask(node, accepted, send))
+
+    async def _ask(self, node: Node, accepted: Accepted, send: Send) -> None:
+        if accepted.call.stream:
+            await self._stream(accepted.call, node, accepted.job, accepted.options, send)
+        else:
+            await self._whole(node, accepted, send)
+
+    def is_uncovered(self, accepted: Accepted, error: AvowError) -> bool:
+        """Whether the node refused the gateway's own account as payer: nothing that the caller could help (account.py, rule 3)."""
+        return accepted.job.payer == self._payer.address and says(error, PayerUncovered)
+
+    async def ask_again(self, accepted: Accepted) -> Answer:
+        """A whole answer after such a refusal. Raises GatewayUncovered, or what the node refuses else."""
+        node = accepted.route.link.node
+        return await self._payer.cover(accepted.route.operator, lambda: node.infer(accepted.job))
 
     def accept_chat(self, headers: HeaderList, body: bytes) -> Accepted:
         """A chat completion that is here whole. Raises whatever is wrong with it."""
@@ -152,7 +170,7 @@ class Inference:
 
     def _job(self, endpoint: str, body: bytes, route: Route, options: Options, *, stream: bool) -> Job:
         requester, authorisation = options.requester, options.authorisation
-        payer, consent = self._payer, None
+        payer, consent = self._payer.address, None
         if requester is not None and authorisation is not None:
             payer, consent = requester.address, Consent.stated(authorisation).to_bytes()
         return Job(

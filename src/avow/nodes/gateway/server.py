@@ -96,7 +96,7 @@ async def running_gateway(
     async with contextlib.AsyncExitStack() as stack:
         chain = await _chain(config, stack)
         control = Control(directory, metrics, NetworkTrust(_proven(config, chain), config.home / "trust.json"), chain)
-        inference = Inference(directory, metrics, gap, payer.address, limits)
+        inference = Inference(directory, metrics, gap, payer, limits)
         application = GatewayApplication(inference, control, _hosts(config))
         listener = stack.enter_context(listen(config.host, config.port))
         direct = Direct(inference, application.host_allowed, limits.deadline_ms)
