@@ -1,15 +1,18 @@
 """Size of a fraud proof, and the referee's time, for each kind of operator of real programs.
 
-    python -m benchmarks.fraud_proofs [FILE.exact …]
+    python -m benchmarks.fraud_proofs [--models small,mlp,lenet,risk,magika,cls,rec,silero,smollm2 | all] [FILE.exact …]
 
 Faults are planted at the last step of the context (of a language model; else of two samples), in the last value, of the first, middle and
-last operator of each kind, found and proven as a watcher does, and refereed as a full node does. Times are of the processor. Without
-files: every compiled program under build/exact, and a small random language model.
+last operator of each kind and of the one that the specification says is dearest to judge, found and proven as a watcher does, and refereed
+as a full node does. Times are of the processor. By default a small random language model; the catalogue's programs have to be installed
+in the tests' cache, others are compiled here.
 """
 
+import argparse
 import sys
 import time
 from collections import defaultdict
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from random import Random
@@ -19,8 +22,9 @@ import numpy as np
 
 from avow.exact import files
 from avow.exact.committed import CommittedRun
+from avow.exact.compile.onnx import Options, compile_onnx
 from avow.exact.fraud import FraudProof, gas
-from avow.exact.hashing import Header, Salts, trace_of
+from avow.exact.hashing import OUTPUT_SLOT, Header, Salts, trace_of
 from avow.exact.kernels.language_machine import LanguageMachine
 from avow.exact.kernels.layout import DTYPES
 from avow.exact.kernels.machine import Machine
@@ -30,14 +34,19 @@ from avow.exact.prover import Subject, check_header, find_fault
 from avow.exact.referee import referee
 from avow.exact.sites import PAGE
 from avow.exact.specification import Parameters
+from avow.exact.specification.bounds import cones_of
 from avow.exact.tensors import pack, unpack
+from avow.models import catalogue
+from avow.models.exact import PROGRAM_FILE
 from avow.receipt import merkle
 from avow.receipt.encoding import encode, tagged_hash
 from benchmarks.report import Benchmark, main, percentile
+from benchmarks.support.exact_data import NotHere
 from tests.exact import language_model
+from tools.train_examples import Example, lenet, mlp, risk
 
 SEED = bytes(range(32))
-COMPILED = Path(__file__).resolve().parent.parent / "build" / "exact"
+MODEL_CACHE = Path(__file__).resolve().parent.parent / "build" / "model-cache"
 SIZE_BAR = 65_536
 TIME_BAR_MS = 10.0
 
@@ -95,25 +104,38 @@ def _generated(program: Program, prompt: list[int], keeper: Keeper) -> Any:
 
 
 def lied(program: Program, run: Run, slot: int) -> Run:
-    """The same run with the last value of a tensor changed, and committed to."""
-    operator = program.operators[program.place(slot)[1]]
+    """The same run with the last value of a leaf, or of a program output, changed, and committed to."""
+    end = slot - OUTPUT_SLOT
+    operator = program.operators[program.outputs[end] if end >= 0 else program.place(slot)[1]]
     values = list(unpack(operator.type, run.tensors[slot]))
     values[-1] += 1 if values[-1] < operator.high else -1
     data = pack(operator.type, values)
-    leaves = list(run.leaves)
-    leaves[slot] = Salts(SEED).digest(slot, data)
-    header = Header.parse(run.header)
-    changed = {name: getattr(header, name) for name in Header.__slots__} | {"root": merkle.root(leaves)}
+    leaves, header = list(run.leaves), Header.parse(run.header)
+    changed = {name: getattr(header, name) for name in Header.__slots__}
+    if end >= 0:
+        changed["outputs"] = tuple(
+            Salts(SEED).digest(slot, data) if at == end else digest for at, digest in enumerate(header.outputs)
+        )
+    else:
+        leaves[slot] = Salts(SEED).digest(slot, data)
+        changed["root"] = merkle.root(leaves)
     return Run(Header(**changed).encoded(), leaves, {**run.tensors, slot: data})
 
 
 def chosen(program: Program) -> dict[str, list[int]]:
-    """First, middle and last operator of each kind that has a leaf, and an interval that leaves room for a lie."""
-    kinds: dict[str, list[int]] = defaultdict(list)
-    for number, operator in enumerate(program.operators):
-        if operator.low < operator.high and operator.leaf != NO_LEAF:
-            kinds[operator.kind].append(number)
-    return {kind: sorted({all_[0], all_[len(all_) // 2], all_[-1]}) for kind, all_ in kinds.items()}
+    """First, middle, last and dearest of each kind's operators that have a leaf, or give an output, and room for a lie."""
+    kinds: dict[str, list[tuple[int, int]]] = defaultdict(list)
+    cones = cones_of(program)
+    for number in cones.roots():
+        operator = program.operators[number]
+        if operator.low < operator.high:
+            kinds[operator.kind].append((number, cones.of(number).work))
+    found: dict[str, list[int]] = {}
+    for kind, priced in kinds.items():
+        numbers = [number for number, _ in priced]
+        dearest = max(priced, key=lambda each: each[1])[0]
+        found[kind] = sorted({numbers[0], numbers[len(numbers) // 2], numbers[-1], dearest})
+    return found
 
 
 def measure(benchmark: Benchmark, program: Program) -> None:
@@ -126,7 +148,8 @@ def measure(benchmark: Benchmark, program: Program) -> None:
         sizes, times, searches = [], [], []
         for number in numbers:
             slot = program.slot(last, number)
-            assert slot is not None
+            if slot is None:
+                slot = OUTPUT_SLOT + program.outputs.index(number)
             liar = lied(program, run, slot)
             claim = CommittedRun(liar.header, liar, SEED)
             subject = Subject(program, manifest, trace_of(liar.header))
@@ -141,20 +164,60 @@ def measure(benchmark: Benchmark, program: Program) -> None:
                 start = time.thread_time_ns()
                 found = referee(encoded, identity, subject.trace)
                 times.append((time.thread_time_ns() - start) / 1e6)
-            assert (found.kind, found.slot) == ("element", slot)
+            assert (found.kind, found.slot) == ("output" if slot >= OUTPUT_SLOT else "element", slot)
             sizes.append(len(encoded))
         every += times
         name = f"{program.name}, {kind}"
         benchmark.add(f"{name}: proof", max(sizes), "bytes", bar=SIZE_BAR)
         benchmark.add(f"{name}: referee, median", percentile(times, 0.5), "ms", peer=f"gas {gas(bytes(max(sizes)))}")
+        benchmark.add(f"{name}: referee, p99", percentile(times, 0.99), "ms", bar=TIME_BAR_MS)
         benchmark.add(f"{name}: search", 1e3 * max(searches), "ms")
     benchmark.add(f"{program.name}: referee, p99", percentile(every, 0.99), "ms", bar=TIME_BAR_MS)
 
 
+def trained(make: Callable[[], Example]) -> Program:
+    example = make()
+    sequences = [[{example.input: row}] for row in example.training[:300]]
+    return compile_onnx(example.model, Options(name=example.name, bits=8), sequences=sequences).program
+
+
+def installed(name: str) -> Program:
+    """A program of the catalogue. Raises NotHere where it is not installed."""
+    manifest = catalogue.entry(name).manifest
+    file = next(file for file in manifest.files if file.path == PROGRAM_FILE)
+    path = MODEL_CACHE / "files" / file.sha256.hex()
+    if not path.exists():
+        raise NotHere(f"{name} is not in {MODEL_CACHE}")
+    return files.load(path)
+
+
+MODELS: dict[str, Callable[[], Program]] = {
+    "small": language_model.program,
+    "mlp": lambda: trained(mlp),
+    "lenet": lambda: trained(lenet),
+    "risk": lambda: trained(risk),
+    "magika": lambda: installed("magika-exact"),
+    "cls": lambda: installed("ppocr-cls-exact"),
+    "rec": lambda: installed("ppocr-rec-exact"),
+    "silero": lambda: installed("silero-vad-exact"),
+    "smollm2": lambda: installed("smollm2-135m-instruct-exact"),
+}
+
+
 def programs() -> list[Program]:
-    paths = [Path(each) for each in sys.argv[1:] if not each.startswith("--")]
-    found = [files.load(path) for path in paths or sorted(COMPILED.glob("*.exact"))]
-    return found if paths else [*found, language_model.program()]
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--json", action="store_true")
+    parser.add_argument("--models", default="")
+    parser.add_argument("files", nargs="*", type=Path)
+    asked = parser.parse_args()
+    names = list(MODELS) if asked.models == "all" else [name for name in asked.models.split(",") if name]
+    found = [files.load(path) for path in asked.files]
+    for name in names or ([] if found else ["small"]):
+        try:
+            found.append(MODELS[name]())
+        except NotHere as error:
+            print(f"{name} is left out: {error}", file=sys.stderr)
+    return found
 
 
 def run() -> Benchmark:

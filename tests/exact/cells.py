@@ -26,9 +26,15 @@ class ListCells:
     def get(self, number, index):
         return self.row(number, index, 1)[0]
 
+    def pick(self, number, indices):
+        return [self.get(number, index) for index in indices]
+
     def cached(self, number, position, start, count):
         assert start + count <= len(self.inputs[number][position])
         return self.inputs[number][position][start : start + count]
+
+    def column(self, number, column):
+        return [row[column] for row in self.inputs[number]]
 
     def claimed(self, index):
         return self.claims[index]

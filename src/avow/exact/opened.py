@@ -21,7 +21,7 @@ from avow.exact.hashing import INPUT_SLOT, OUTPUT_SLOT, SALT, Header
 from avow.exact.program import NO_LEAF, Head, Operator, Source
 from avow.exact.reading import ChunkedValues, Values
 from avow.exact.sites import Layout, Site, input_layout, output_layout
-from avow.exact.specification import check_form
+from avow.exact.specification import check_record
 from avow.receipt import merkle
 from avow.receipt.encoding import encode
 
@@ -112,7 +112,7 @@ def _inside(proof: FraudProof, head: Head) -> dict[int, Operator]:
     for number, operator in found.items():
         if operator.leaf != NO_LEAF:
             raise NotShown("an operator that has a leaf is read there")
-        check_form(head, number, operator)
+        check_record(head, number, operator)
     return found
 
 

@@ -2,7 +2,8 @@
 
 Rules:
 1. A value that is read is inside of its source's interval; one that is not is its producer's fault, not the reader's.
-2. A value of an operator without a leaf is what its element function gives, read in the same way, once for each index.
+2. A value of an operator without a leaf is what its element function gives, read in the same way, once for each index, and a run of
+   them at a time where the kind knows how (specification/lines.py). It is inside of its operator's interval.
 3. A row of a cache without pages is what its `append` was given at the row's step.
 4. An operator that is computed comes earlier in the program than the one that reads it, and is what the reader's source says: so
    it ends, whatever records a stranger made. How much is read and computed for one element is limited.
@@ -18,10 +19,13 @@ from avow.exact.hashing import CHUNK
 from avow.exact.program import CONSTANT, INPUT, NO_LEAF, OPERATOR, Operator, Source
 from avow.exact.sites import PAGE, Layout, Site
 from avow.exact.specification import KINDS, Parameters, Step
-from avow.exact.specification.cones import ELEMENT, MAX_WORK, VALUES
+from avow.exact.specification.cones import ELEMENT, LINE, MAX_WORK
+from avow.exact.specification.lines import LINES, WHOLE, width_of
 from avow.exact.specification.openings import MAX_VALUES
 from avow.exact.tensors import WIDTHS, Buffer, unpack
 
+MOST_RUNS = 4
+"""Runs that are partly known already are computed in parts: at most so many times as many as specification/cones.py counts."""
 MAX_READS = MAX_VALUES + 1_024
 """Values that one element may read, not counting those that are computed. What is beyond the specification's bound are a choice's own
 earlier values, at most 255."""
@@ -36,6 +40,10 @@ class Values(Protocol):
 
     def row(self, start: int, count: int) -> Sequence[int]:
         """`count` values from `start` on."""
+        ...
+
+    def pick(self, indices: Sequence[int]) -> Sequence[int]:
+        """The values at these indices."""
         ...
 
 
@@ -82,6 +90,12 @@ class ChunkedValues:
             number, offset, count = number + 1, 0, count - len(part)
         return found
 
+    def pick(self, indices: Sequence[int]) -> Sequence[int]:
+        per_chunk, touched = self._per_chunk, self.touched
+        return [
+            (touched.get(index // per_chunk) or self._touch(index // per_chunk))[index % per_chunk] for index in indices
+        ]
+
     def _touch(self, number: int) -> Sequence[int]:
         values = self.touched[number] = unpack(self._type, self._chunk(number))
         return values
@@ -95,6 +109,9 @@ class _Zeros:
 
     def row(self, start: int, count: int) -> Sequence[int]:  # noqa: ARG002
         return (0,) * count
+
+    def pick(self, indices: Sequence[int]) -> Sequence[int]:
+        return (0,) * len(indices)
 
 
 class OutOfInterval(NotOpened):
@@ -110,8 +127,9 @@ class Reading:
         self.reader = reader
         self.parameters = parameters
         self._reads = MAX_READS
-        self._work = (MAX_WORK + ELEMENT) * VALUES
+        self._work = MOST_RUNS * MAX_WORK
         self._computed: dict[tuple[int, int], Computed] = {}
+        self._appended: dict[tuple[int, int], Values] = {}
 
     def element(self, site: Site, index: int) -> int:
         """The value that the site's operator gives at a flat index. Raises NotOpened, Undefined."""
@@ -124,7 +142,7 @@ class Reading:
 
     def cells(self, site: Site) -> "SiteCells":
         """What the element function of a site's operator reads."""
-        return SiteCells(site, self, inside=False)
+        return SiteCells(site, self)
 
     def step(self, site: Site) -> Step:
         return Step(site.step, site.prompt, self.parameters)
@@ -139,8 +157,19 @@ class Reading:
             raise Undefined("the source is not what its operator gives, or comes later")
         return found
 
+    def appended(self, append: Site, position: int) -> Values:
+        """The row that an `append` without a leaf was given at a position (rule 3)."""
+        found = self._appended.get((append.number, position))
+        if found is None:
+            row = append.operator.inputs[0]
+            if row.leaf == NO_LEAF or append.operator.kind != "append":
+                raise Undefined("a row of a cache has no leaf")
+            slot = position * append.head.leaves + row.leaf
+            found = self._appended[append.number, position] = self.reader.run(slot, append.layout_of(row))
+        return found
+
     def spend(self, count: int, work: int = 0) -> None:
-        """`count` values that are not computed, and work in VALUESths of specification/cones.py's."""
+        """`count` values that are not computed, and work as specification/cones.py has it."""
         self._reads -= count
         self._work -= work
         if self._reads < 0 or self._work < 0:
@@ -150,51 +179,86 @@ class Reading:
 class Computed:
     """The output of an operator without a leaf, at one step (rule 2)."""
 
-    __slots__ = ("_cells", "_element", "_known", "_reading", "_step", "site")
+    __slots__ = ("_cells", "_interval", "_known", "_line", "_reading", "_shared", "_step", "_width", "site")
 
     def __init__(self, reading: Reading, site: Site) -> None:
         self.site = site
+        operator = site.operator
         self._reading = reading
-        self._cells = SiteCells(site, reading, inside=True)
-        self._element = KINDS[site.operator.kind].element
+        self._cells = SiteCells(site, reading)
         self._step = reading.step(site)
+        self._line = LINES.get(operator.kind)
+        self._width = width_of(operator, self._step.positions)
+        self._interval = operator.low, operator.high
         self._known: dict[int, int] = {}
+        self._shared: dict[int, object] = {}
 
     def get(self, index: int) -> int:
         found = self._known.get(index)
-        if found is None:
-            self._reading.spend(0, ELEMENT * VALUES)
-            found = self._known[index] = self._element(self.site.operator, self._cells, index, self._step)
-        return found
+        return self.row(index, 1)[0] if found is None else found
 
     def row(self, start: int, count: int) -> Sequence[int]:
-        return [self.get(index) for index in range(start, start + count)]
+        return self.pick(range(start, start + count))
 
-    def appended(self, start: int, count: int) -> Sequence[int]:
-        """Of an `append`: what it was given at its step (rule 3)."""
-        return self._cells.row(0, start, count)
+    def pick(self, indices: Sequence[int]) -> Sequence[int]:
+        known = self._known
+        missing = [index for index in indices if index not in known]
+        if missing:
+            for run in self._runs(missing):
+                known.update(zip(run, self._run(run), strict=True))
+        return [known[index] for index in indices]
+
+    def _runs(self, missing: Sequence[int]) -> list[Sequence[int]]:
+        """Indices as runs that each lie in one line."""
+        if len(missing) > 1:
+            missing = sorted(set(missing))
+        if self._width == WHOLE or len(missing) == 1:
+            return [missing]
+        found: list[Sequence[int]] = []
+        start, end, line = missing[0], missing[0], missing[0] // self._width
+        for index in missing:
+            if index != end or index // self._width != line:
+                found.append(range(start, end))
+                start, line = index, index // self._width
+            end = index + 1
+        found.append(range(start, end))
+        return found
+
+    def _run(self, run: Sequence[int]) -> Sequence[int]:
+        """Values of one line."""
+        start = run[0]
+        self._reading.spend(0, LINE + len(run) * ELEMENT)
+        operator, line = self.site.operator, self._line
+        if line is None:
+            element = KINDS[operator.kind].element
+            return _within([element(operator, self._cells, index, self._step) for index in run], *self._interval)
+        number = start // self._width
+        if number in self._shared:
+            shared = self._shared[number]
+        else:
+            shared = self._shared[number] = line.shared(operator, self._cells, number, self._step)
+        return _within(line.values(operator, self._cells, run, self._step, shared), *self._interval)
 
 
 class SiteCells:
     """The values of a site's operator as its element function reads them (specification/cells.py)."""
 
-    __slots__ = ("_call", "_inside", "_pages", "_reader", "_reading", "_site", "_tensors")
+    __slots__ = ("_pages", "_reader", "_reading", "_site", "_tensors")
 
-    def __init__(self, site: Site, reading: Reading, *, inside: bool) -> None:
-        """`inside`: the operator has no leaf, so that what it reads is work."""
+    def __init__(self, site: Site, reading: Reading) -> None:
         self._site = site
         self._reading = reading
         self._reader = reading.reader
-        self._inside = inside
-        self._call = VALUES + 1 if inside else 0
-        self._tensors: dict[int, tuple[Values, int, int, int]] = {}
+        self._tensors: dict[int, _Tensor] = {}
         self._pages: dict[tuple[int, int], Values] = {}
 
     def get(self, number: int, index: int) -> int:
         values, size, low, high = self._tensors.get(number) or self._tensor(number)
         if not 0 <= index < size:
             raise Undefined("a value outside of its tensor")
-        self._reading.spend(values.__class__ is not Computed, self._call)
+        if isinstance(values, Computed):
+            return values.get(index)
+        self._reading.spend(1)
         value = values.get(index)
         if not low <= value <= high:
             raise OutOfInterval("a value that the operator reads is outside of its interval")
@@ -202,32 +266,54 @@ class SiteCells:
 
     def row(self, number: int, start: int, count: int) -> Sequence[int]:
         values, size, low, high = self._tensors.get(number) or self._tensor(number)
-        self._spend(start, count, size, values)
+        if start < 0 or count < 0 or start + count > size:
+            raise Undefined("a value outside of its tensor")
+        if isinstance(values, Computed):
+            return values.row(start, count)
+        self._reading.spend(count)
         return _within(values.row(start, count), low, high)
+
+    def pick(self, number: int, indices: Sequence[int]) -> Sequence[int]:
+        values, size, low, high = self._tensors.get(number) or self._tensor(number)
+        if indices and (min(indices) < 0 or max(indices) >= size):
+            raise Undefined("a value outside of its tensor")
+        if isinstance(values, Computed):
+            return values.pick(indices)
+        self._reading.spend(len(indices))
+        return _within(values.pick(indices), low, high)
 
     def cached(self, number: int, position: int, start: int, count: int) -> Sequence[int]:
         source = self._site.operator.inputs[number]
-        if not 0 <= position <= self._site.step:
-            raise Undefined("a position that is not in the cache")
-        width = source.shape[0] if transposed(self._site.operator) else source.shape[1]
-        self._spend(start, count, width)
+        width = source.shape[1]
+        if not 0 <= position <= self._site.step or start < 0 or count < 0 or start + count > width:
+            raise Undefined("a position that is not in the cache, or a value outside of its row")
+        self._reading.spend(count)
         if source.leaf == NO_LEAF:
-            return _within(
-                self._reading.computed(self._site, source, position).appended(start, count), source.low, source.high
-            )
+            append = self._reading.computed(self._site, source, self._site.step).site
+            return _within(self._reading.appended(append, position).row(start, count), source.low, source.high)
         page, row = divmod(position, PAGE)
         values = self._pages.get((number, page)) or self._page(number, page)
-        if not transposed(self._site.operator):
-            return _within(values.row(row * width + start, count), source.low, source.high)
-        found = [values.get(at * PAGE + row) for at in range(start, start + count)]
+        return _within(values.row(row * width + start, count), source.low, source.high)
+
+    def column(self, number: int, column: int) -> Sequence[int]:
+        source, positions = self._site.operator.inputs[number], self._site.step + 1
+        if not 0 <= column < source.shape[0] or source.leaf == NO_LEAF:
+            raise Undefined("a value outside of its row")
+        self._reading.spend(positions)
+        found: list[int] = []
+        for page in range(0, positions, PAGE):
+            values = self._pages.get((number, page // PAGE)) or self._page(number, page // PAGE)
+            found += values.row(column * PAGE, min(PAGE, positions - page))
         return _within(found, source.low, source.high)
 
     def claimed(self, index: int) -> int:
         layout = self._site.layout
-        self._spend(index, 1, layout.size)
+        if not 0 <= index < layout.size:
+            raise Undefined("a value outside of its tensor")
+        self._reading.spend(1)
         return self._reader.run(self._site.slot, layout).get(index)
 
-    def _tensor(self, number: int) -> tuple[Values, int, int, int]:
+    def _tensor(self, number: int) -> "_Tensor":
         source = self._site.operator.inputs[number]
         layout = self._site.layout_of(source)
         found = self._tensors[number] = self._values(source, layout), layout.size, source.low, source.high
@@ -249,15 +335,9 @@ class SiteCells:
         values = self._pages[number, page] = self._reader.run(slot, self._site.layout_of(source))
         return values
 
-    def _spend(self, start: int, count: int, size: int, values: Values | None = None) -> None:
-        if start < 0 or count < 0 or start + count > size:
-            raise Undefined("a value outside of its tensor")
-        self._reading.spend(0 if isinstance(values, Computed) else count, VALUES + count if self._inside else 0)
 
-
-def transposed(operator: Operator) -> bool:
-    """Whether the pages that an operator reads are transposed: those of `mix` are."""
-    return operator.kind == "mix"
+_Tensor = tuple[Values, int, int, int]
+"""Values, how many, and the interval of the source."""
 
 
 def _within(values: Sequence[int], low: int, high: int) -> Sequence[int]:

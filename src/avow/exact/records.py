@@ -49,7 +49,7 @@ Interval = tuple[int, int]
 
 
 def integer(value: Value, what: str, low: int, high: int) -> int:
-    if not isinstance(value, int) or isinstance(value, bool):
+    if type(value) is not int:
         raise fields.FieldError(f"{what} is not an integer", field=what)
     if not low <= value <= high:
         raise fields.FieldError(f"{what} is out of range", field=what)
@@ -70,9 +70,7 @@ def type_name(value: Value) -> str:
 def shape_of(value: Value, *, symbolic: bool) -> tuple[int, ...]:
     """Rule 2 of tensors.py; with `symbolic`, −1 may be the last extent."""
     shape = integers(value, "shape", -1, MAX_ELEMENTS, MAX_RANK)
-    if not shape or any(
-        extent < 1 and not (symbolic and extent == -1 and at == len(shape) - 1) for at, extent in enumerate(shape)
-    ):
+    if not shape or min(shape[:-1], default=1) < 1 or not (shape[-1] > 0 or (symbolic and shape[-1] == -1)):
         raise fields.FieldError("shape has an extent out of range", field="shape")
     if size_of(shape) > MAX_ELEMENTS:
         raise fields.FieldError("shape has too many elements", field="shape")

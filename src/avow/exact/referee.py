@@ -39,7 +39,7 @@ from avow.exact.opened import Openings, check_under, opened_root
 from avow.exact.program import NO_LEAF, Head, Operator
 from avow.exact.reading import Reading
 from avow.exact.sites import Layout, Site, input_layout, origin_of_output, output_layout
-from avow.exact.specification import Parameters, check_form
+from avow.exact.specification import Parameters, check_record
 from avow.receipt import merkle
 from avow.receipt.encoding import decode, tagged_hash
 
@@ -217,7 +217,7 @@ def _judge_element(proof: FraudProof, header: Header, head: Head) -> Guilty:
     opened = Openings(proof, header, head, site)
     claimed = _value(opened, proof.slot, site.layout, index)
     if operator.low <= claimed <= operator.high:
-        kind = check_form(head, site.number, operator)
+        kind = check_record(head, site.number, operator)
         reading = Reading(opened, Parameters(**header.parameters))
         if proof.witness is not None:
             if kind.refute is None:
@@ -245,7 +245,7 @@ def _judge_output(proof: FraudProof, header: Header, head: Head) -> Guilty:
     if site.operator.leaf != NO_LEAF:
         given = _value(opened, site.slot, site.layout, flat)
     else:
-        if check_form(head, site.number, site.operator).refute is not None:
+        if check_record(head, site.number, site.operator).refute is not None:
             raise NotShown("a choice has a leaf")
         given = Reading(opened, Parameters(**header.parameters)).element(site, flat)
     opened.check_used()

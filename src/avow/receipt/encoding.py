@@ -144,7 +144,14 @@ class _Reader:
         self.items += 1
         if self.items > self.max_items:
             raise TooLarge("too many items", limit=self.max_items)
-        major, argument = self.head()
+        at = self.position
+        first = self.data[at] if at < len(self.data) else 0xFF
+        if first & 31 < 24 and first < 0xE0:
+            # The shortest heads, of which most values are.
+            major, argument = first >> 5, first & 31
+            self.position = at + 1
+        else:
+            major, argument = self.head()
         if major == 0:
             return argument
         if major == 1:

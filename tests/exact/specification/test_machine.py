@@ -13,6 +13,7 @@ from avow.exact.hashing import ABSENT, CHUNK, Header, Recorder
 from avow.exact.program import CACHE, INPUT, OPERATOR, PREVIOUS, Operator, Program, Source, Tensor
 from avow.exact.specification import KINDS, Parameters, Step, check_form, machine, openings
 from avow.exact.specification.checking import Form
+from avow.exact.specification.lines import LINES, WHOLE
 from avow.exact.tensors import RANGES, WIDTHS, pack, size_of, unpack
 from tests.exact.programs import inputs_of, parameters_of, program_of, runs
 
@@ -206,7 +207,29 @@ class CountingCells(machine.MemoryCells):
         page, slot = divmod(position, 64)
         width = self.operator.inputs[number].shape[1]
         for at in range(start, start + count):
-            self._note(number, at * 64 + slot if self.operator.kind == "mix" else slot * width + at, page)
+            self._note(number, slot * width + at, page)
+        return super().cached(number, position, start, count)
+
+    def column(self, number, column):
+        found = super().column(number, column)
+        for position in range(len(found)):
+            self._note(number, column * 64 + position % 64, position // 64)
+        return found
+
+
+class ReadCells(machine.MemoryCells):
+    """Which values were read."""
+
+    def __init__(self, memory, operator, step):
+        super().__init__(memory, operator, step)
+        self.read = set()
+
+    def row(self, number, start, count):
+        self.read |= {(number, at) for at in range(start, start + count)}
+        return super().row(number, start, count)
+
+    def cached(self, number, position, start, count):
+        self.read |= {(number, position, at) for at in range(start, start + count)}
         return super().cached(number, position, start, count)
 
 
@@ -231,6 +254,36 @@ def test_elements_read_no_more_than_the_openings_say_and_stay_in_their_interval(
                 cells = CountingCells(memory, operator, step)
                 assert KINDS[operator.kind].element(operator, cells, index, step) == values[index]
                 assert len(cells.chunks) <= most
+
+
+@given(runs(), st.randoms(use_true_random=False))
+@settings(max_examples=60)
+def test_lines_are_the_element_functions_values_and_read_what_these_read(run, random):
+    program, inputs, parameters = run
+    memory = machine.Memory(
+        program, [unpack(tensor.type, data) for tensor, data in zip(program.inputs, inputs, strict=True)]
+    )
+    prompt = len(inputs[0]) // 4 if program.mode == "generate" else 0
+    for number in range(max(prompt, 1)):
+        step = Step(number, prompt, parameters or Parameters())
+        machine._step(program, memory, step, None)
+        for operator, values in zip(program.operators, memory.now, strict=True):
+            line = LINES.get(operator.kind)
+            if line is None or not values:
+                continue
+            width = line.width(operator, step.positions)
+            for _ in range(3):
+                start = random.randrange(len(values))
+                run = range(start, start + random.randint(1, min(width - start % width, len(values) - start)))
+                if width == WHOLE:
+                    run = sorted(random.sample(range(len(values)), min(len(values), 5)))
+                cells, singly = ReadCells(memory, operator, step), ReadCells(memory, operator, step)
+                shared = line.shared(operator, cells, start // width, step)
+                found = line.values(operator, cells, run, step, shared)
+                assert list(found) == [values[index] for index in run]
+                for index in run:
+                    KINDS[operator.kind].element(operator, singly, index, step)
+                assert cells.read == singly.read
 
 
 # --- Hostile records -----------------------------------------------------------------------------------------------
@@ -260,6 +313,13 @@ class HostileCells:
         assert 0 <= position < 8
         assert 0 <= start <= start + count <= prod(self.operator.inputs[number].shape) // 64
         return self.row(number, 0, count)
+
+    def pick(self, number, indices):
+        return [self.get(number, index) for index in indices]
+
+    def column(self, number, column):
+        assert 0 <= column < self.operator.inputs[number].shape[0]
+        return self.row(number, 0, 8)
 
     def claimed(self, index):
         assert 0 <= index < size_of(self.operator.shape, 8)

@@ -8,7 +8,7 @@ from avow.exact.errors import BadProgram
 from avow.exact.program import Head, Operator
 from avow.exact.specification import choice, language, layout, products, regions, rows, trees, values
 from avow.exact.specification.cells import Cells, Parameters, Step
-from avow.exact.specification.checking import Form, Statistics
+from avow.exact.specification.checking import Form, Read, Statistics
 from avow.exact.specification.kind import Kind
 from avow.exact.specification.openings import (
     MAX_OPENING_BYTES,
@@ -28,6 +28,7 @@ __all__ = [
     "Statistics",
     "Step",
     "check_form",
+    "check_record",
     "element",
     "openings",
     "refute",
@@ -47,17 +48,33 @@ KINDS: dict[str, Kind] = {
 
 def check_form(head: Head, index: int, operator: Operator) -> Kind:
     """The kind of a record that stands at `index` under a head, whose demands on the record alone it meets. Raises BadProgram."""
-    kind = KINDS.get(operator.kind)
-    if kind is None:
-        raise BadProgram(f"there is no kind of operator {operator.kind!r}", operator=index)
-    kind.form(Form.under(head, index, operator))
-    reads = kind.reads(operator, head.context)
+    kind, reads = _formed(head, index, operator)
     size = opening_bytes(head, operator, reads)
     if size > MAX_OPENING_BYTES:
         raise BadProgram(
             f"{operator.kind}: a wrong element needs {size} bytes of openings, more than {MAX_OPENING_BYTES}",
             operator=index,
         )
+    _check_reads(operator, index, reads)
+    return kind
+
+
+def check_record(head: Head, index: int, operator: Operator) -> Kind:
+    """As `check_form`, but for what a proof of a wrong element opens: a referee has that proof. Raises BadProgram."""
+    kind, reads = _formed(head, index, operator)
+    _check_reads(operator, index, reads)
+    return kind
+
+
+def _formed(head: Head, index: int, operator: Operator) -> tuple[Kind, list[Read]]:
+    kind = KINDS.get(operator.kind)
+    if kind is None:
+        raise BadProgram(f"there is no kind of operator {operator.kind!r}", operator=index)
+    kind.form(Form.under(head, index, operator))
+    return kind, kind.reads(operator, head.context)
+
+
+def _check_reads(operator: Operator, index: int, reads: list[Read]) -> None:
     count = values_read(reads)
     if count > MAX_VALUES:
         raise BadProgram(f"{operator.kind}: an element reads {count} values, more than {MAX_VALUES}", operator=index)
@@ -66,7 +83,6 @@ def check_form(head: Head, index: int, operator: Operator) -> Kind:
         raise BadProgram(
             f"{operator.kind}: an element reads {runs} runs of values, more than {MAX_RUNS}", operator=index
         )
-    return kind
 
 
 def element(operator: Operator, cells: Cells, index: int, step: Step) -> int:

@@ -49,8 +49,16 @@ class Cells(Protocol):
         """`count` values from a flat index on."""
         ...
 
+    def pick(self, number: int, indices: Sequence[int]) -> Sequence[int]:
+        """Values at these flat indices."""
+        ...
+
     def cached(self, number: int, position: int, start: int, count: int) -> Sequence[int]:
         """Of a cache: `count` values from `start` on in the row of W values that was appended at `position`."""
+        ...
+
+    def column(self, number: int, column: int) -> Sequence[int]:
+        """Of a cache whose pages are transposed: the value at `column` of the rows of all positions so far."""
         ...
 
     def claimed(self, index: int) -> int:

@@ -5,10 +5,11 @@ Rules:
    on. One element of it is computed from the leaves, constants and program inputs at the cone's edge.
 2. Every operator that has a leaf, and every program output that has none, is the root of a cone. What it opens, edge and records, is at
    most MAX_OPENING_BYTES; what it reads at the edge at most MAX_VALUES; it has at most MAX_INNER operators without a leaf;
-   and computing these costs at most MAX_WORK. All cones together have at most MAX_SHARED inner operators for each of the program's, so
+   and all this costs at most MAX_WORK. All cones together have at most MAX_SHARED inner operators for each of the program's, so
    that the proof of this ends soon, whatever program a stranger made.
-3. An inner element is computed once, however often it is read. One costs ELEMENT, each call for values of its inputs 1, and every
-   VALUES of these values 1 more: of about 3 microseconds of a referee in Python.
+3. An inner element is computed once, however often it is read, and those that are asked for together in runs of a line (lines.py). Work is
+   what this takes a referee in Python, in microseconds of a slow core: LINE for each run, ASK for each run that it asks its inputs for,
+   ELEMENT for each value, and one for every VALUES values read; and RECORD, TENSOR and CHUNK for what is opened.
 4. A choice (argmax, topk) has a leaf: it is refuted, not computed. The row of an `append` without a leaf has one.
 All bounds are over all elements: `wants.py` says what any element needs.
 """
@@ -22,6 +23,7 @@ from avow.exact.errors import BadProgram
 from avow.exact.program import CACHE, CONSTANT, INPUT, NO_LEAF, OPERATOR, Head, Operator, Source
 from avow.exact.specification import wants
 from avow.exact.specification.checking import Read
+from avow.exact.specification.lines import LINES, WHOLE, width_of
 from avow.exact.specification.openings import (
     MAX_OPENING_BYTES,
     MAX_VALUES,
@@ -30,7 +32,6 @@ from avow.exact.specification.openings import (
     beside_bytes,
     chunk_bytes,
     records_bytes,
-    runs_read,
     values_read,
 )
 from avow.exact.specification.wants import Want
@@ -38,11 +39,16 @@ from avow.exact.tensors import WIDTHS, size_of
 
 MAX_INNER = 48
 """Operators without a leaf in one cone: a proof holds the record of each."""
-MAX_WORK = 2_048
-"""Of what is computed inside (rule 3): about 6 ms on a slow core."""
+MAX_WORK = 8_000
+"""By rule 3: about as many microseconds."""
 MAX_SHARED = 8
-ELEMENT = 2
-VALUES = 32
+LINE = 5
+ASK = 2
+ELEMENT = 1
+VALUES = 16
+RECORD_WORK = 120
+TENSOR_WORK = 60
+CHUNK_WORK = 3
 MOST_WANTS = 8
 """Wants of one operator that are followed by themselves; more are followed as one."""
 
@@ -63,7 +69,7 @@ class Cone:
         if self.values > MAX_VALUES:
             return f"an element reads {self.values} values, more than {MAX_VALUES}"
         if self.work > MAX_WORK:
-            return f"what has no leaf costs {self.work}, more than {MAX_WORK}, to compute for an element"
+            return f"to judge an element costs {self.work}, more than {MAX_WORK}"
         if len(self.inner) > MAX_INNER:
             return f"an element goes through {len(self.inner)} operators without a leaf, more than {MAX_INNER}"
         return None
@@ -99,25 +105,30 @@ class Cones:
         cone = Cone()
         own = self._operators[root]
         edge.leaf(0, own.source(OPERATOR, root), wants.one(own.shape))
-        pending: dict[int, list[Want]] = {root: [wants.one(own.shape)]}
+        pending: dict[int, _Asked] = {root: _Asked([wants.one(own.shape)], 1, 1)}
         while pending and len(cone.inner) <= MAX_INNER:
             number = max(pending)
             self._follow(number, pending.pop(number), number == root, cone, edge, pending)
+        cone.work += edge.work() + RECORD_WORK * len(cone.inner)
         cone.opening = edge.opening() + records_bytes([self._record(each) for each in cone.inner], self._head.operators)
         return cone
 
     def _follow(
-        self, number: int, wanted: list[Want], root: bool, cone: Cone, edge: "_Edge", pending: dict[int, list[Want]]
+        self, number: int, asked_for: "_Asked", root: bool, cone: Cone, edge: "_Edge", pending: "dict[int, _Asked]"
     ) -> None:
         operator, reads, context = self._operators[number], self._reads(number), self._head.context
+        wanted = asked_for.wants
         if len(wanted) > MOST_WANTS:
             wanted = [wants.merged(wanted, wants.shape_of(operator.source(OPERATOR, number), context))]
         elements = sum(want.count for want in wanted)
         if not root:
             elements = min(elements, size_of(operator.shape, context))
             cone.inner.append(number)
-            values = values_read(reads)
-            cone.work += elements * (ELEMENT + _calls(operator, reads, context)) + elements * values // VALUES
+        asks, calls = _asks(operator, reads, root=root)
+        width = width_of(operator, context)
+        runs = min(elements, asked_for.runs + elements // width)
+        batches = min(runs, asked_for.calls) if width == WHOLE else runs
+        cone.work += batches * (LINE + ASK * sum(calls)) + elements * ELEMENT + elements * values_read(reads) // VALUES
         cone.values += elements * values_read(
             [read for read in reads if not self._inside(operator.inputs[read.number])]
         )
@@ -131,7 +142,10 @@ class Cones:
                 elif source.origin == CACHE:
                     self._cached(source, want.count, [read for read in reads if read.number == at], cone, edge)
                 elif self._inside(source):
-                    pending.setdefault(source.id, []).append(asked)
+                    below = pending.setdefault(source.id, _Asked([]))
+                    below.wants.append(asked)
+                    below.runs += runs * asks[at]
+                    below.calls += batches * calls[at]
                 else:
                     edge.leaf(source.origin, source, asked)
 
@@ -159,15 +173,35 @@ class Cones:
             edge.leaf(CACHE, row, wants.within(row.shape, read.length, (1, read.length, read.aligned)), positions)
 
 
-def _calls(operator: Operator, reads: list[Read], context: int) -> int:
-    """How often an element function asks for values, at most: where its runs are not each asked for at once, how often that is."""
-    if operator.kind == "conv":
-        return 2 * prod(operator.inputs[1].shape[1:3]) + len(operator.inputs) - 2
-    if operator.kind == "pool":
-        return prod(operator.integers("kernel"))
-    if operator.kind == "reduce":
-        return values_read(reads)
-    return 1 + context if operator.kind == "mix" else runs_read(reads)
+@dataclass(slots=True)
+class _Asked:
+    """What is wanted of an operator's output, in how many runs of consecutive values, and how often it is asked for them, at most."""
+
+    wants: list[Want]
+    runs: int = 0
+    calls: int = 0
+
+
+def _asks(operator: Operator, reads: list[Read], *, root: bool) -> tuple[list[int], list[int]]:
+    """For how many runs of each input one run asks, or one element of a root, and in how many calls; at most."""
+    line = LINES.get(operator.kind)
+    if line is not None and not root:
+        asks = line.asks(operator)
+    else:
+        asks = [0] * len(operator.inputs)
+        for read in reads:
+            asks[read.number] += read.runs
+        if operator.kind == "conv":
+            asks[0] = asks[1] = prod(operator.inputs[1].shape[1:3])
+        elif operator.kind == "pool":
+            asks[0] = prod(operator.integers("kernel"))
+    together = _ROOTS_ASK_ONCE if root else _LINES_ASK_ONCE
+    return asks, [1] * len(asks) if operator.kind in together else asks
+
+
+_ROOTS_ASK_ONCE = ("matmul", "reduce", "softmax")
+_LINES_ASK_ONCE = ("slice", "transpose", "rope")
+"""Kinds that ask for all runs of an input together."""
 
 
 class _Edge:
@@ -193,6 +227,13 @@ class _Edge:
     def input(self, source: Source, want: Want) -> None:
         _, opened = self._inputs.get(source.id, (source, 0))
         self._inputs[source.id] = source, opened + wants.chunks_of(source, want, self._head.context)
+
+    def work(self) -> int:
+        """What opening it costs a referee."""
+        tensors = sum(times for _, _, times in self._leaves.values()) + len(self._constants) + len(self._inputs)
+        chunks = sum(opened for _, opened, _ in self._leaves.values())
+        chunks += sum(opened for _, opened in (*self._constants.values(), *self._inputs.values()))
+        return tensors * TENSOR_WORK + chunks * CHUNK_WORK
 
     def opening(self) -> int:
         """Bytes of all of it, with the hashes beside it."""

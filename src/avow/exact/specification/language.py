@@ -195,9 +195,7 @@ def mix(operator: Operator, cells: Cells, index: int, step: Step) -> int:
     head, column = divmod(index, width)
     group = head // (heads * width // operator.inputs[1].shape[0])
     weights = cells.row(0, head * step.positions, step.positions)
-    accumulator = 0
-    for position, weight in enumerate(weights):
-        accumulator += weight * cells.cached(1, position, group * width + column, 1)[0]
+    accumulator = sum(map(mul, weights, cells.column(1, group * width + column)))
     return clamp(requantise(accumulator, operator.integer("m"), operator.integer("s")), operator.low, operator.high)
 
 

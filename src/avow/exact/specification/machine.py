@@ -73,14 +73,21 @@ class MemoryCells:
     def get(self, number: int, index: int) -> int:
         return self.row(number, index, 1)[0]
 
+    def pick(self, number: int, indices: Values) -> Values:
+        return [self.get(number, index) for index in indices]
+
     def cached(self, number: int, position: int, start: int, count: int) -> Values:
         source = self._operator.inputs[number]
         page, slot = divmod(position, PAGE)
         values = self._memory.pages[source.id, page]
-        if self._operator.kind == "mix":
-            return values[start * PAGE + slot : (start + count) * PAGE : PAGE]
         width = source.shape[1]
         return values[slot * width + start : slot * width + start + count]
+
+    def column(self, number: int, column: int) -> Values:
+        source = self._operator.inputs[number]
+        pages = (self._memory.pages[source.id, page] for page in range(self._step.step // PAGE + 1))
+        found = [value for page in pages for value in page[column * PAGE : (column + 1) * PAGE]]
+        return found[: self._step.positions]
 
     def claimed(self, index: int) -> int:
         raise NotOpened("an honest run claims nothing", index=index)

@@ -107,7 +107,8 @@ def matmul(operator: Operator, cells: Cells, index: int, step: Step) -> int:
     if operator.integer("transpose_b"):
         right = cells.row(1, (batch * columns + column) * length, length)
     else:
-        right = [cells.get(1, (batch * length + k) * columns + column) for k in range(length)]
+        first = batch * length * columns + column
+        right = cells.pick(1, range(first, first + length * columns, columns))
     accumulator = sum(map(mul, left, right))
     return clamp(requantise(accumulator, operator.integer("m"), operator.integer("s")), operator.low, operator.high)
 

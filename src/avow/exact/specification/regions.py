@@ -1,5 +1,6 @@
 """Maxima and sums over windows and along an axis: pool, reduce."""
 
+from collections.abc import Sequence
 from math import prod
 
 from avow.exact.program import Operator
@@ -10,7 +11,7 @@ from avow.exact.specification.kind import Kind
 from avow.exact.specification.products import EXTENT, window
 
 
-def _finish(operator: Operator, values: list[int]) -> int:
+def _finish(operator: Operator, values: Sequence[int]) -> int:
     """The maximum (mode 0), or the sum (mode 1), requantised if the attribute rescale is 1."""
     if operator.integer("mode") == 0:
         return clamp(max(values), operator.low, operator.high)
@@ -81,12 +82,10 @@ def reduce(operator: Operator, cells: Cells, index: int, step: Step) -> int:
     del step
     shape, axis, block = operator.inputs[0].shape, operator.integer("axis"), operator.integer("block")
     at = list(split(index, operator.shape))
-    first = at[axis] * block
-    values = []
-    for position in range(first, min(first + block, shape[axis])):
-        at[axis] = position
-        values.append(cells.get(0, join(at, shape)))
-    return _finish(operator, values)
+    first = at[axis] = at[axis] * block
+    begin, stride = join(at, shape), prod(shape[axis + 1 :])
+    count = min(block, shape[axis] - first)
+    return _finish(operator, cells.pick(0, range(begin, begin + count * stride, stride)))
 
 
 def form_reduce(form: Form) -> None:

@@ -1,6 +1,7 @@
 """Operators on whole rows, the last dimension: softmax and norm."""
 
 from collections import Counter
+from operator import mul
 
 from avow.exact.program import Operator
 from avow.exact.specification.arithmetic import MAX_MULTIPLIER, clamp, divide, scale, square_root
@@ -21,14 +22,20 @@ MIN_EXPONENT = -14
 
 def softmax(operator: Operator, cells: Cells, index: int, step: Step) -> int:
     """clamp(divide(e · one, S)) with e = table[min(max(x) − x, T − 1)] and S the row's sum of such e."""
-    length = shape_at(operator.shape, step.positions)[-1]
-    last = operator.inputs[1].shape[0] - 1
-    row = cells.row(0, index - index % length, length)
-    largest = max(row)
-    places = Counter(min(largest - value, last) for value in row)
-    total = sum(count * cells.get(1, place) for place, count in places.items())
-    own = cells.get(1, min(largest - row[index % length], last))
+    column = index % shape_at(operator.shape, step.positions)[-1]
+    places, total = row_total(operator, cells, index - column, step)
+    own = cells.get(1, places[column])
     return clamp(divide(own * operator.integer("one"), total), operator.low, operator.high)
+
+
+def row_total(operator: Operator, cells: Cells, start: int, step: Step) -> tuple[list[int], int]:
+    """Of the row that begins at `start`: min(max(x) − x, T − 1) for each x, and S."""
+    last = operator.inputs[1].shape[0] - 1
+    row = cells.row(0, start, shape_at(operator.shape, step.positions)[-1])
+    largest = max(row)
+    places = [min(last, largest - value) for value in row]
+    counts = Counter(places)
+    return places, sum(map(mul, counts.values(), cells.pick(1, list(counts))))
 
 
 def form_softmax(form: Form) -> None:
@@ -63,20 +70,25 @@ def reads_softmax(operator: Operator, context: int) -> list[Read]:
 def norm(operator: Operator, cells: Cells, index: int, step: Step) -> int:
     """Root mean square norm (mode 0) or layer norm (mode 1) of one row, exact but for the roundings written here."""
     del step
+    column = index % operator.shape[-1]
+    scaled, root = row_sums(operator, cells, index - column)
+    result = divide((scaled[column] * cells.get(1, column)) << operator.integer("shift"), root)
+    if operator.integer("beta"):
+        result += cells.get(2, column)
+    return clamp(scale(result, operator.integer("s")), operator.low, operator.high)
+
+
+def row_sums(operator: Operator, cells: Cells, start: int) -> tuple[list[int], int]:
+    """Of the row that begins at `start`: every u, and D."""
     length = operator.shape[-1]
-    column = index % length
-    row = cells.row(0, index - column, length)
+    row = cells.row(0, start, length)
     if operator.integer("mode") == 1:
         total = sum(row)
         row = [length * value - total for value in row]
     exponent = row_exponent(max(map(abs, row)), operator.integer("exponent"))
     scaled = [scale(value, exponent) for value in row]
     epsilon = operator.integer("epsilon") >> (2 * (exponent - operator.integer("exponent")))
-    root = square_root(sum(value * value for value in scaled) + epsilon)
-    result = divide((scaled[column] * cells.get(1, column)) << operator.integer("shift"), root)
-    if operator.integer("beta"):
-        result += cells.get(2, column)
-    return clamp(scale(result, operator.integer("s")), operator.low, operator.high)
+    return scaled, square_root(sum(map(mul, scaled, scaled)) + epsilon)
 
 
 def row_exponent(largest: int, least: int) -> int:
