@@ -153,6 +153,52 @@ def test_there_is_one_right_answer(name, data):
             check_answer(demand, wrong, RUN.trace)
 
 
+def flipped(data, at=0):
+    return data[:at] + bytes([data[at] ^ 1]) + data[at + 1 :]
+
+
+def wrong_values(value):
+    """What a liar would say in the place of an answer's value: every member another, one more, one less."""
+    if isinstance(value, bytes):
+        yield from (flipped(value), flipped(value, -1 % len(value)), value[:-1], value + b"\0", bytes(len(value)))
+    elif isinstance(value, list):
+        yield from ([flipped(value[0]), *value[1:]], [*value[:-1], flipped(value[-1])], value[:-1], [*value, value[-1]])
+        if len(value) > 1:
+            yield value[::-1]
+    else:
+        for hashes in wrong_values(value["hashes"]):
+            yield {**value, "hashes": hashes}
+        for by in (-1, 1, 1_024):
+            yield {**value, "length": value["length"] + by}
+
+
+@pytest.mark.parametrize("name", sorted(set(DEMANDS) - {"header"}))
+def test_a_liars_answers(name):
+    demand = DEMANDS[name]
+    value = decode(answer_to(demand, COMMITTED))
+    for wrong in wrong_values(value):
+        with pytest.raises((InputError, VerificationError)):
+            check_answer(demand, encode(wrong), RUN.trace)
+    others = {encode(decode(answer_to(other, COMMITTED))) for other in DEMANDS.values() if other is not demand}
+    for wrong in others - {encode(value)}:
+        with pytest.raises((InputError, VerificationError)):
+            check_answer(demand, wrong, RUN.trace)
+
+
+@pytest.mark.parametrize("count", [1, 2, 3])
+def test_the_leaves_of_the_smallest_trees_can_be_asked_for(count):
+    """A leaf's own digest is asked for where nothing is above it; elsewhere by the node above, and in no second way."""
+    leaves = RUN.leaves[:count]
+    levels = merkle.tree(leaves)
+    header = replace(Header.parse(RUN.header), leaves=count, root=levels[-1][0]).encoded()
+    top = Demand(header, node(levels, len(levels) - 1, 0))
+    check(top, trace_of(header))
+    assert check_answer(top, encode(leaves), trace_of(header)).hashes == tuple(leaves)
+    for index in range(count if count > 1 else 0):
+        with pytest.raises(NotIncluded):
+            check(Demand(header, node(levels, 0, index)), trace_of(header))
+
+
 @pytest.mark.parametrize("name", ["root", "ragged", "low", "chunks", "long tensor"])
 def test_hashes_of_another_level_are_no_answer(name):
     """A level higher leads to the same root, and tells less."""
@@ -219,6 +265,9 @@ REFUSED = {
     "an end without its digest": Demand(RUN.header, None, INPUT_SLOT),
     "an end's other digest": Demand(RUN.header, None, INPUT_SLOT, RUN.leaves[0]),
     "an end that is not there": Demand(RUN.header, None, INPUT_SLOT + 1, RUN.leaves[0]),
+    "an end that is not there, without a digest": Demand(RUN.header, None, INPUT_SLOT + 1),
+    "an output that is not there, without a digest": Demand(RUN.header, None, OUTPUT_SLOT + 1),
+    "a slot that is no end, without a digest": Demand(RUN.header, None, 3),
     "a slot that is no end": Demand(RUN.header, None, 3, RUN.leaves[3]),
     "a digest of another leaf": replace(TENSOR, digest=RUN.leaves[4]),
     "a digest above the leaves": Demand(RUN.header, leaf_node(1, 3), None, RUN.leaves[6]),

@@ -206,8 +206,8 @@ def _check_leaf(demand: Demand, leaf: Node, header: Header) -> None:
 
 
 def _check_content(demand: Demand) -> None:
-    if (demand.content is None) != (demand.chunk is None) or (demand.content is not None and demand.digest is None):
-        raise NotIncluded("length, root and node are shown together, under a digest")
+    if (demand.content is None) != (demand.chunk is None):
+        raise NotIncluded("length, root and node are shown together")
     if demand.content is None or demand.chunk is None:
         return
     length, root = demand.content
@@ -276,7 +276,7 @@ def _check_tensor(demand: Demand, value: Value) -> Answer:
     length = fields.integer(item["length"], "length", maximum=MAX_TENSOR)
     hashes = _hashes(item["hashes"])
     total = hashing.chunk_count(length)
-    expected = below(total, height(total), 0)[1] if total else range(0)
+    expected = below(total, height(total), 0)[1]
     root = merkle.root_of_hashes(hashes)
     if len(hashes) != len(expected) or hashing.tensor_digest(length, root) != demand.digest:
         raise WrongAnswer("length and hashes do not make up the digest")
@@ -346,7 +346,7 @@ def answer_to(demand: Demand, committed: Committed) -> bytes:
         return encode(chunks[demand.chunk.index])
     hashes = [merkle.leaf_hash(chunk) for chunk in chunks]
     if demand.asked == "tensor":
-        levels = openings.levels_over(hashes) if hashes else [[]]
+        levels = openings.levels_over(hashes)
         return encode({"length": length, "hashes": [*levels[max(0, len(levels) - 1 - REACH)]]})
     assert demand.chunk is not None
     target, wanted = below(len(hashes), demand.chunk.level, demand.chunk.index)
