@@ -9,7 +9,7 @@ from avow.methods import checks
 from avow.methods.optimistic.verify import FURTHER
 from avow.receipt.audience import Audience, AudienceKind
 from avow.receipt.commitment import response_parts
-from avow.receipt.finality import BatchState, BondProof, BondRecord
+from avow.receipt.finality import BatchState, BondProof, BondRecord, StakeRule
 from avow.receipt.report import VERDICT, CheckName, Outcome, Verdict
 from avow.receipt.statement import TERMS_PAYER_OPENS, Method
 from avow.receipt.verify import Question, Recomputation
@@ -200,6 +200,76 @@ def test_no_bond(network, record):
     network.advance()
     _, _, receipt = answered(network)
     assert result(judge(network, receipt), "bond") == (Outcome.FAIL, "no_bond")
+
+
+RULE = StakeRule(bond_floor=1_000, audit_ppm=500_000, gain_factor=1)
+"""Half is checked, so a share is 2 · (amount + 1), and never less than 1,000."""
+
+
+@pytest.mark.parametrize(
+    ("bond", "settled_too", "outcome", "code"),
+    [
+        (BondRecord(999), False, Outcome.FAIL, "bond_too_small"),
+        (BondRecord(999), True, Outcome.FAIL, "bond_too_small"),
+        (BondRecord(1_000), False, Outcome.PASS, ""),
+        (BondRecord(1_000, 1_000), True, Outcome.PASS, ""),  # it is among what is locked
+        (BondRecord(1_000, 1_000), False, Outcome.WARN, ""),
+        (BondRecord(5_000, 4_001), False, Outcome.WARN, ""),
+        (BondRecord(5_000, 4_000), False, Outcome.PASS, ""),
+    ],
+)
+def test_a_bond_covers_the_share_that_the_readers_rule_asks(network, bond, settled_too, outcome, code):
+    network.set_bond(bond)
+    network.advance()
+    _, _, receipt = answered(network)
+    if settled_too:
+        [receipt] = network.settle([receipt])
+    trust = replace(network.trust(), stake=RULE)
+    assert RULE.share(receipt.statement.columns.amount, 0) == 1_000
+    report = checks.verify(receipt, trust, Question(network.now_ms))
+    assert result(report, "bond") == (outcome, code)
+
+
+def test_a_share_is_of_the_statements_own_amount_and_terms(network):
+    """Where the payer alone may open on chain it is four times as high; a reader without a rule is told so."""
+    network.set_bond(BondRecord(4_000))
+    network.advance()
+    _, _, receipt = answered(network, terms=TERMS_PAYER_OPENS)
+    amount = receipt.statement.columns.amount
+    for floor, outcome in ((1_000, Outcome.PASS), (1_001, Outcome.FAIL)):
+        trust = replace(network.trust(), stake=replace(RULE, bond_floor=floor))
+        assert checks.verify(receipt, trust, Question(network.now_ms))["bond"].outcome is outcome
+    gain = replace(RULE, gain_factor=4_000 // amount)
+    dear = replace(network.trust(), stake=gain)
+    assert result(checks.verify(receipt, dear, Question(network.now_ms)), "bond") == (Outcome.FAIL, "bond_too_small")
+    bare = checks.verify(receipt, replace(network.trust(), stake=None), Question(network.now_ms))["bond"]
+    assert bare.outcome is Outcome.WARN
+    assert "no rule" in bare.detail
+
+
+def test_a_batch_that_is_said_to_begin_elsewhere(network):
+    """A record that would cover the statement's number, of a batch in which it is not at its settlement's place."""
+    one, two = settled(network), settled(network, state=BatchState.FINAL)
+    assert two.statement.columns.number == one.statement.columns.number + 1
+    covering = network.finality(one, count=2, state=BatchState.FINAL)
+    assert judge(network, covering)["finality"].outcome is Outcome.PASS
+    forged = replace(two.settlement, finality=covering.settlement.finality)
+    assert result(judge(network, two.with_settlement(forged)), "finality") == (Outcome.FAIL, "wrong_batch")
+
+
+def test_settled_and_not_shown_to_be_final(network):
+    _, _, receipt = answered(network)
+    [receipt] = network.settle([receipt])
+    assert judge(network, receipt)["finality"].outcome is Outcome.SKIPPED
+
+
+def test_a_statement_that_names_no_audience(network):
+    _, _, receipt = answered(network)
+    private = replace(receipt.statement.private, audience=None)
+    forged = network.state_and_sign(
+        network.keys[Method.OPTIMISTIC], replace(receipt.statement, private=private), receipt.opening
+    )
+    assert result(judge(network, forged), "audience") == (Outcome.FAIL, "no_audience")
 
 
 def test_a_run_of_ones_own(network):
