@@ -129,10 +129,26 @@ def test_parameters_that_are_not_the_requests(chat):
     assert found(with_part(chat, "request", "/seed", b"8")) == (Outcome.FAIL, "wrong_parameters")
     assert found(with_part(chat, "request", "/seed", str(7 + (1 << 53)).encode())) == (Outcome.PASS, "")
     assert found(with_part(chat, "request", "/seed", str(7 - (1 << 53)).encode())) == (Outcome.PASS, "")
+    assert found(with_part(chat, "request", "/seed", str(7 + (1 << 52)).encode())) == (Outcome.FAIL, "wrong_parameters")
     assert found(with_part(chat, "request", "/seed", b"null")) == (Outcome.PASS, "")
+    assert found(sampled(free, 0.001, 25_600, 8)) == (Outcome.PASS, "")  # as cold as 0.01
     assert found(with_part(chat, "request", "/max_tokens", b"63")) == (Outcome.FAIL, "wrong_parameters")
     assert found(with_part(chat, "request", "/max_tokens", b"65")) == (Outcome.PASS, "")
     assert found(with_part(chat, "request", "/max_tokens", b"{")) == (Outcome.PASS, "")
+
+
+def test_the_newer_name_of_the_most_tokens_counts_first(chat):
+    for most, outcome in ((b"63", Outcome.FAIL), (b"64", Outcome.PASS)):
+        parts = (*chat.opening.request, ("/max_completion_tokens", most))
+        assert found(replace(chat, opening=replace(chat.opening, request=parts)))[0] is outcome
+
+
+def test_true_is_no_number(chat):
+    """In JSON they differ; a verifier in another language would not find them equal."""
+    values = {"max_tokens": 64, "seed": 1, "temperature_m": 0, "temperature_s": 1}
+    free = with_part(with_header(chat, parameters=values), "request", "/seed", b"null")
+    assert found(with_effective(free, seed=1)) == (Outcome.PASS, "")
+    assert found(with_effective(free, seed=True)) == (Outcome.FAIL, "wrong_parameters")
 
 
 def test_counts_that_are_not_the_runs(chat):
@@ -181,6 +197,8 @@ def test_tensors(tensor):
     assert found(request(data=[1, -7])) == (Outcome.FAIL, "wrong_inputs")
     assert found(request(data=[[1], [-7], [0]])) == (Outcome.PASS, "")
     assert found(request(name="other")) == (Outcome.FAIL, "wrong_inputs")
+    for none in (b"[]", b"{}", b"1", b"x", b'{"name":1}'):
+        assert found(with_part(tensor, "request", "/inputs/0", none)) == (Outcome.FAIL, "wrong_inputs")
     assert found(request(datatype="FP16"))[0] is Outcome.PASS  # the answer's tensor is compared still
     assert found(response(data=[given["data"][0] + 1])) == (Outcome.FAIL, "wrong_outputs")
     assert found(response(data=[given["data"][0] + 0.5])) == (Outcome.FAIL, "wrong_outputs")
@@ -203,7 +221,17 @@ def test_processors_and_ports(tensor):
     )
     assert found(with_effective(tensor, ports={**ports, "inputs": [None]}))[0] is Outcome.PASS
     assert found(with_effective(tensor, ports={"inputs": [None], "outputs": [None]}))[0] is Outcome.SKIPPED
-    for wrong in (None, [], {}, {"inputs": ports["inputs"]}, {**ports, "outputs": [{}]}):
+    half = [{**ports["outputs"][0], "stands_for": "float16"}]
+    assert found(with_effective(tensor, ports={"inputs": [None], "outputs": half}))[0] is Outcome.SKIPPED
+    for wrong in (
+        None,
+        [],
+        {},
+        {"inputs": ports["inputs"]},
+        {"outputs": ports["outputs"]},
+        {**ports, "outputs": [{}]},
+        {**ports, "inputs": [{}]},
+    ):
         assert found(with_effective(tensor, ports=wrong)) == (Outcome.WARN, "")
 
 
@@ -269,6 +297,31 @@ def test_temperatures_fit_their_integers(temperature):
     assert not _fits(temperature + 0.01, m, s)
     assert not _fits("1", m, s)
     assert not _fits(True, m, s)
+
+
+@pytest.mark.parametrize(
+    ("temperature", "m", "s", "fits"),
+    [
+        (0, 0, 1, True),
+        (0, 25_600, 8, False),  # as cold as can be, and still not 0
+        (0.01, 25_600, 8, True),
+        (0.01, 51_200, 9, False),  # more than 15 bits
+        (2.0**31, 1 << 14, 45, True),
+        (2.0**32, 1 << 14, 46, False),  # a shift that no header has
+        (1, 0, 0, False),
+        (1, 1 << 15, 15, False),
+        (1, 1, 0, True),
+    ],
+)
+def test_temperatures_at_the_edges_of_what_integers_can_say(temperature, m, s, fits):
+    assert _fits(temperature, m, s) is fits
+
+
+def test_a_part_of_the_request_that_looks_like_a_tensor_is_none(tensor):
+    asked = json.loads(dict(tensor.opening.request)["/inputs/0"])
+    fake = ("/parameters", json.dumps({**asked, "data": [9, 9, 9]}).encode())
+    parts = tuple(sorted((*tensor.opening.request, fake), key=lambda part: part[0]))
+    assert found(replace(tensor, opening=replace(tensor.opening, request=parts))) == (Outcome.PASS, "")
 
 
 def test_the_engine_and_the_check_agree_on_random_values():
