@@ -1,15 +1,13 @@
 """The runner over compiled kernels: lanes, batches, tracing in the loop."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 from numpy.typing import NDArray
 
 from avow.exact.errors import BadRun
 from avow.exact.hashing import Trace, Tracer
-from avow.exact.kernels import digests
-from avow.exact.kernels.blanks import blank_of
 from avow.exact.kernels.lane import Lane
 from avow.exact.kernels.layout import DTYPES, Layout
 from avow.exact.kernels.lowering import LOWERINGS
@@ -84,19 +82,15 @@ class CompiledRunner:
         if steps > lane.staged_steps:
             self._idle.append(lane)
             return None
-        tracer.reserve(steps)
-        count = steps * tracer.width
-        blank = blank_of(self._program.root, steps, 0, {}, "whole", count, len(inputs), len(self._outputs))
-        work = np.empty(digests.seal_bytes(blank.size, count, lane.longest), np.uint8)
         lane.begin()
         for place, array in zip(lane.staged_inputs, inputs, strict=True):
             place[:steps] = array
-        fault = lane.sealed_steps(steps, tracer.key, tracer.leaves, count, blank, work)
+        fault, trace = lane.sealed(steps, tracer.salts.key)
         results = [place[:steps].copy() for place in lane.staged_results]
         self._idle.append(lane)
-        if fault:
+        if trace is None:
             self._refuse(fault)
-        return results, tracer.sealed(blank, work, count)
+        return results, trace
 
     def tensor(self, inputs: Sequence[Integers], step: int, operator: int) -> bytes:
         arrays = [np.ascontiguousarray(each) for each in inputs]
@@ -177,7 +171,7 @@ class CompiledRunner:
         if int(values.min()) < record.low or int(values.max()) > record.high:
             raise ValueError("a tracer put a value outside of its interval")
 
-    def _refuse(self, fault: int) -> None:
+    def _refuse(self, fault: int) -> NoReturn:
         raise BadRun(
             "an input has a value outside of its interval", input=self._program.operators[fault - 1].inputs[0].id
         )

@@ -1,12 +1,12 @@
 """Digests and leaves in bulk, equal to exact/hashing.py's slow ones (rules 1 to 5 there).
 
-A kernel's caller gives scratch memory of `scratch_bytes`: one message, then a hash and a salt for each chunk.
+A kernel's caller gives scratch memory of `scratch_bytes`: a stage (stage.py), then one message, a hash and a salt for each chunk.
 """
 
-import numpy as np
+from collections.abc import Iterator
 
 from avow.exact.hashing import CHUNK, INPUT_SLOT, OUTPUT_SLOT
-from avow.exact.kernels.blanks import BLOCK, ENTRY, KEY_AT, ROOT_AT, SALTS_AT
+from avow.exact.kernels.blanks import BLOCK, ENTRY, KEY_AT, ROOT_AT, SALTS_AT, Blank
 from avow.exact.kernels.compilation import WIDTH, Kernel, entry, helper
 from avow.exact.kernels.memory import Array, call_kernel, copy_bytes, int64s, uint8s
 from avow.exact.kernels.rows import (
@@ -32,24 +32,16 @@ from avow.exact.kernels.sha256 import (
     has_instructions,
     pad,
 )
+from avow.exact.kernels.stage import SMALL, STAGE_BYTES, begin_stage, put_integer, put_tag, settle, stage_tensor
 
 DIGEST_BYTES = 32
 _NODES = 1_152
 """Room for a chunk's message: 0x00 ‖ salt ‖ 1,024 bytes and padding, 17 blocks."""
-_TAG = np.frombuffer(b"\x0davow/tensor/1", np.uint8).copy()
 
 
 def scratch_bytes(length: int) -> int:
-    """Scratch memory to digest a tensor of `length` bytes."""
-    return _NODES + 48 * (-(-length // CHUNK) + 3) + 64
-
-
-@helper
-def _put_integer(target: int, value: int) -> None:
-    """u64, big-endian; a negative value is its two's complement."""
-    out = uint8s(target, 8)
-    for byte in range(8):
-        out[byte] = (value >> (56 - 8 * byte)) & 255
+    """Scratch memory to digest tensors of at most `length` bytes: a stage, then what one that is not small needs."""
+    return STAGE_BYTES + _NODES + 48 * (-(-length // CHUNK) + 3) + 64
 
 
 @helper
@@ -95,9 +87,9 @@ def _chunk_hashes(data: int, length: int, key: int, slot: int, scratch: int) -> 
     count = (length + CHUNK - 1) // CHUNK
     salts = nodes + 32 * (count + 1)
     copy_bytes(scratch, key, 32)
-    _put_integer(scratch + 32, slot)
+    put_integer(scratch + 32, slot)
     for pair in range((count + 1) // 2):
-        _put_integer(scratch + 40, pair)
+        put_integer(scratch + 40, pair)
         digest_message(scratch, pad(scratch, 48), salts + 32 * pair)
     at = 0
     if has_instructions():
@@ -119,25 +111,35 @@ def digest_tensor(data: int, length: int, key: int, slot: int, scratch: int, tar
         fold(nodes, _chunk_hashes(data, length, key, slot, scratch), scratch)
     else:
         digest_message(scratch, pad(scratch, 0), nodes)
-    out = uint8s(scratch, 14)
-    for byte in range(14):
-        out[byte] = _TAG[byte]
-    _put_integer(scratch + 14, length)
+    put_tag(scratch)
+    put_integer(scratch + 14, length)
     copy_bytes(scratch + 22, nodes, 32)
     digest_message(scratch, pad(scratch, 54), target)
 
 
+@helper
+def record_leaf(c: Array, data: int, length: int, leaf: int) -> None:
+    """The leaf of a tensor; of a small one when the pass ends."""
+    target = c[LEAVES] + DIGEST_BYTES * leaf
+    if 0 < length <= SMALL:
+        stage_tensor(c[HASH_SCRATCH], data, length, c[KEY], leaf, target)
+    else:
+        digest_tensor(data, length, c[KEY], leaf, c[HASH_SCRATCH] + STAGE_BYTES, target)
+
+
 def _record(row: int, context: int) -> None:
-    """Leaves of a row's output, one for each sample of the pass."""
-    p, c = int64s(row, WIDTH), int64s(context, CONTEXT)
+    """Leaves of a row's output, one for each sample of the pass. Row 0: the pass ends."""
+    c = int64s(context, CONTEXT)
+    if row == 0:
+        settle(c[HASH_SCRATCH])
+        return
+    p = int64s(row, WIDTH)
     length = p[OUT_COUNT] * p[OUT_SIZE]
     if p[GROWS]:
         length *= c[STEP] + 1
     for sample in range(c[SAMPLES]):
         leaf = (c[STEP] + sample) * c[LEAVES_OF_STEP] + p[LAST] - 1
-        digest_tensor(
-            p[OUT] + sample * p[OUT_STRIDE], length, c[KEY], leaf, c[HASH_SCRATCH], c[LEAVES] + DIGEST_BYTES * leaf
-        )  # fmt: skip
+        record_leaf(c, p[OUT] + sample * p[OUT_STRIDE], length, leaf)
 
 
 RECORD_KERNEL = Kernel(_record)
@@ -176,9 +178,10 @@ def leaves_root(leaves: Array, count: int, nodes: Array) -> None:
 # --- Blanks (blanks.py) filled in -----------------------------------------------------------------------------------
 
 # Slots of a form, int64: what is filled in with what. Behind them, END slots for each program input and output.
-BLANK, BLANK_BYTES, WORK, SEAL_KEY, SEAL_LEAVES, SEAL_COUNT, ENDS = range(7)
-"""Addresses of a blank and of `seal_bytes` to copy it into; the key; how many leaves; how many ends."""
-FORM = 7
+BLANK, BLANK_BYTES, WORK, SEAL_KEY, SEAL_LEAVES, SEAL_COUNT, ENDS, FORM_STEPS, FORM_RECORD, FORM_SEAL = range(10)
+"""Addresses of a blank and of `seal_bytes` to copy it into; the key; how many leaves; how many ends; of a run that is sealed
+(dispatch.run_sealed) its steps, and the addresses of two kernels."""
+FORM = 10
 END_DATA, END_BYTES, END_SLOT, END_PLACE = range(4)
 """An end's address and length, its slot, and where in the blank its digest goes."""
 END = 4
@@ -195,9 +198,15 @@ def _seal(form: int, context: int) -> None:  # noqa: ARG001 : kernels have two a
     base, size = f[WORK], f[BLANK_BYTES]
     scratch = base + size + DIGEST_BYTES
     copy_bytes(base, f[BLANK], size)
+    begin_stage(scratch)
     for end in range(f[ENDS]):
         e = int64s(form + 8 * (FORM + END * end), END)
-        digest_tensor(e[END_DATA], e[END_BYTES], f[SEAL_KEY], e[END_SLOT], scratch, base + e[END_PLACE])
+        data, length, target = e[END_DATA], e[END_BYTES], base + e[END_PLACE]
+        if 0 < length <= SMALL:
+            stage_tensor(scratch, data, length, f[SEAL_KEY], e[END_SLOT], target)
+        else:
+            digest_tensor(data, length, f[SEAL_KEY], e[END_SLOT], scratch + STAGE_BYTES, target)
+    settle(scratch)
     if f[SEAL_COUNT]:
         root_of(f[SEAL_LEAVES], f[SEAL_COUNT], scratch)
         copy_bytes(base + ROOT_AT, scratch, 32)
@@ -226,6 +235,14 @@ def begin_form(
 
 
 _INPUT = INPUT_SLOT - (1 << 64)
+
+
+def end_places(inputs: int, outputs: int, blank: Blank) -> Iterator[tuple[int, int]]:
+    """END_SLOT and END_PLACE of each end."""
+    for end in range(inputs):
+        yield _INPUT + end, blank.inputs + ENTRY * end
+    for end in range(outputs):
+        yield OUTPUT_SLOT + end, blank.outputs + ENTRY * end
 
 
 @entry

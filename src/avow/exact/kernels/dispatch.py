@@ -4,13 +4,14 @@ A fault ends a run at once: nothing that follows could rely on the intervals tha
 """
 
 from avow.exact.kernels.compilation import WIDTH, entry, helper
-from avow.exact.kernels.digests import END, END_BYTES, FORM, begin_form
+from avow.exact.kernels.digests import FORM, FORM_RECORD, FORM_SEAL, FORM_STEPS, SEAL_KEY, SEAL_LEAVES
 from avow.exact.kernels.memory import Array, call_kernel, copy_bytes, int64s
 from avow.exact.kernels.rows import (
     CARRIED,
     CONTEXT,
     COUNT_OF_ROWS,
     FAULT,
+    HASH_SCRATCH,
     KERNEL,
     KEY,
     LAST,
@@ -24,6 +25,7 @@ from avow.exact.kernels.rows import (
     SAMPLES,
     STEP,
 )
+from avow.exact.kernels.stage import begin_stage
 
 
 @helper
@@ -41,6 +43,8 @@ def run_range(rows: int, first: int, last: int, context: int) -> int:
                 return c[FAULT]
         if c[KEY] and p[LAST]:
             call_kernel(c[RECORD], row, context)
+    if c[KEY]:
+        call_kernel(c[RECORD], 0, context)
     return 0
 
 
@@ -57,6 +61,7 @@ def trace_into(context: int, record: int, key: Array, leaves: Array) -> None:
     c[RECORD] = record
     c[LEAVES] = leaves.ctypes.data
     c[KEY] = key.ctypes.data
+    begin_stage(c[HASH_SCRATCH])
 
 
 @helper
@@ -89,26 +94,14 @@ def run_steps(context: int, first: int, last: int) -> int:
 
 
 @entry
-def run_sealed(
-    context: int, steps: int, record: int, kernel: int, form: Array, blank: Array, work: Array, key: Array, leaves: Array, count: int,
-    inputs_at: int, outputs_at: int,
-) -> int:  # fmt: skip
-    """Steps 0 … `steps` − 1 with their leaves, and the blank filled in, in one call; the fault, or 0.
-
-    `form`: as digests.seal's, with the ends' addresses put, and behind it the bytes of one step of each end.
-    """
-    c = int64s(context, CONTEXT)
-    c[RECORD] = record
-    c[LEAVES] = leaves.ctypes.data
-    c[KEY] = key.ctypes.data
-    fault = run_all(context, 0, steps)
-    if fault:
-        return fault
-    outputs = int64s(c[RESULTS], 1)[0]
-    at, ends = form.ctypes.data, (len(form) - FORM) // (END + 1)
-    begin_form(at, ends, blank, work, key, leaves, count, ends - outputs, inputs_at, outputs_at)
-    sizes = int64s(at + 8 * (FORM + END * ends), ends)
-    for end in range(ends):
-        int64s(at + 8 * (FORM + END * end), END)[END_BYTES] = steps * sizes[end]
-    call_kernel(kernel, at, 0)
-    return 0
+def run_sealed(context: int, form: int) -> int:
+    """All steps of a form (digests.py) with their leaves, then its blank filled in, in one call; the fault, or 0."""
+    c, f = int64s(context, CONTEXT), int64s(form, FORM)
+    c[RECORD] = f[FORM_RECORD]
+    c[LEAVES] = f[SEAL_LEAVES]
+    c[KEY] = f[SEAL_KEY]
+    begin_stage(c[HASH_SCRATCH])
+    fault = run_all(context, 0, f[FORM_STEPS])
+    if fault == 0:
+        call_kernel(f[FORM_SEAL], form, 0)
+    return fault

@@ -1,12 +1,15 @@
 """A lane: memory of one run at a time, with rows that point into it. A machine has as many as runs at once."""
 
 from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from avow.exact.hashing import KEY as KEY_BYTES
+from avow.exact.hashing import Trace
 from avow.exact.kernels import digests, dispatch
-from avow.exact.kernels.blanks import Blank
+from avow.exact.kernels.blanks import HEADER_AT, blank_of
 from avow.exact.kernels.compilation import WIDTH
 from avow.exact.kernels.layout import ALIGNMENT, DTYPES, ROOM, Layout
 from avow.exact.kernels.rows import (
@@ -26,6 +29,7 @@ from avow.exact.kernels.rows import (
     SAMPLES,
     STEP,
 )
+from avow.exact.kernels.tracer import Leaves
 from avow.exact.tensors import WIDTHS, shape_at, size_of
 
 ROW_BYTES = 8 * WIDTH
@@ -90,9 +94,8 @@ class Lane:
         self._staged = [int(each.ctypes.data) for each in arrays]
         self.longest = max(each.nbytes for each in arrays)
         """Bytes of the longest staged input or output."""
-        entries = [value for address in self._staged for value in (address, 0, 0, 0)]
-        step_bytes = [each.nbytes // self.staged_steps for each in arrays]
-        self._form: NDArray[np.int64] = np.array([*[0] * digests.FORM, *entries, *step_bytes], np.int64)
+        self._step_bytes = [each.nbytes // self.staged_steps for each in arrays]
+        self._seals: dict[int, _Seal] = {}
         self.use_stage()
 
     def begin(self, *, prompt: int = 0) -> None:
@@ -139,20 +142,39 @@ class Lane:
         """Steps first … last − 1, from inputs to outputs; the fault, or 0."""
         return dispatch.run_steps(self.context_address, first, last)
 
-    def sealed_steps(
-        self,
-        steps: int,
-        key: NDArray[np.uint8],
-        leaves: NDArray[np.uint8],
-        count: int,
-        blank: Blank,
-        work: NDArray[np.uint8],
-    ) -> int:
-        """A whole staged run with `count` leaves and a blank of its header, filled in at the begin of work; the fault, or 0."""
-        return dispatch.run_sealed(
-            self.context_address, steps, digests.RECORD_KERNEL.address, digests.SEAL_KERNEL.address, self._form, blank.blocks, work,
-            key, leaves, count, blank.inputs, blank.outputs,
+    def sealed(self, steps: int, key: bytes) -> tuple[int, Trace | None]:
+        """A whole staged run and its trace; or the fault, and none."""
+        seal = self._seals.get(steps) or self._new_seal(steps)
+        seal.key[:] = key
+        fault = dispatch.run_sealed(self.context_address, seal.form_address)
+        if fault:
+            return fault, None
+        return 0, Trace(bytes(seal.header), bytes(seal.trace), Leaves(seal.leaves.copy()))
+
+    def _new_seal(self, steps: int) -> "_Seal":
+        """What does not change from one run of so many steps to the next, put together once."""
+        program = self._layout.program
+        count, inputs = steps * program.head.leaves, len(program.inputs)
+        outputs = len(self._staged) - inputs
+        blank = blank_of(program.root, steps, 0, {}, "whole", count, inputs, outputs)
+        work: NDArray[np.uint8] = np.zeros(digests.seal_bytes(blank.size, count, self.longest), np.uint8)
+        leaves: NDArray[np.uint8] = np.zeros((count, digests.DIGEST_BYTES), np.uint8)
+        key: NDArray[np.uint8] = np.zeros(KEY_BYTES, np.uint8)
+        ends = [*digests.end_places(inputs, outputs, blank)]
+        form: NDArray[np.int64] = np.zeros(digests.FORM + digests.END * len(ends), np.int64)
+        form[: digests.FORM] = [
+            blank.blocks.ctypes.data, blank.size, work.ctypes.data, key.ctypes.data, leaves.ctypes.data, count, len(ends),
+            steps, digests.RECORD_KERNEL.address, digests.SEAL_KERNEL.address,
+        ]  # fmt: skip
+        parts = zip(self._staged, self._step_bytes, ends, strict=True)
+        form[digests.FORM :] = [value for address, size, end in parts for value in (address, steps * size, *end)]
+        whole = work.data
+        seal = _Seal(
+            (blank.blocks, work, form), key.data, leaves, whole[HEADER_AT : blank.end],
+            whole[blank.size : blank.size + digests.DIGEST_BYTES], int(form.ctypes.data),
         )  # fmt: skip
+        self._seals[steps] = seal
+        return seal
 
     def value(self, operator: int, step: int) -> NDArray[np.uint8]:
         """The bytes of an operator's output, in place: writable, and good until the next step."""
@@ -166,3 +188,14 @@ class Lane:
     def _view(self, operator: int, count: int) -> NDArray[np.uint8]:
         offset = self._layout.places[operator]
         return self.arena[offset : offset + count]
+
+
+class _Seal(NamedTuple):
+    """Memory of a run that is sealed, and what to read there."""
+
+    keep: tuple[NDArray[Any], ...]
+    key: memoryview
+    leaves: NDArray[np.uint8]
+    header: memoryview
+    trace: memoryview
+    form_address: int

@@ -12,7 +12,7 @@ Rules:
 import numpy as np
 
 from avow.exact.kernels.compilation import WIDTH, Kernel, helper
-from avow.exact.kernels.digests import DIGEST_BYTES, digest_tensor
+from avow.exact.kernels.digests import record_leaf
 from avow.exact.kernels.dots import ROWS as DOTS
 from avow.exact.kernels.dots import STRIDE as LINE
 from avow.exact.kernels.dots import eight_dots
@@ -26,7 +26,6 @@ from avow.exact.kernels.rows import (
     HIGH,
     KEY,
     LAST,
-    LEAVES,
     LEAVES_OF_STEP,
     LOW,
     OUT,
@@ -42,6 +41,7 @@ from avow.exact.kernels.rows import (
     A,
     P,
 )
+from avow.exact.kernels.stage import settle
 
 # In the context.
 PAGES, TEMPERATURE_M, TEMPERATURE_S, SEED_LOW, SEED_HIGH = (OWN + n for n in range(5))
@@ -260,15 +260,16 @@ def _gumbel(row: int, context: int) -> None:
 
 
 def _record(row: int, context: int) -> None:
-    """Leaves of a row's output, one for each step of the pass."""
-    p, c = int64s(row, WIDTH), int64s(context, CONTEXT)
+    """Leaves of a row's output, one for each step of the pass. Row 0: the pass ends."""
+    c = int64s(context, CONTEXT)
+    if row == 0:
+        settle(c[HASH_SCRATCH])
+        return
+    p = int64s(row, WIDTH)
     for sample in range(c[SAMPLES]):
         step = c[STEP] + sample
         length = p[OUT_COUNT] * p[OUT_SIZE] * (step + 1 if p[GROWS] else 1)
-        leaf = step * c[LEAVES_OF_STEP] + p[LAST] - 1
-        digest_tensor(
-            p[OUT] + sample * p[OUT_STRIDE], length, c[KEY], leaf, c[HASH_SCRATCH], c[LEAVES] + DIGEST_BYTES * leaf
-        )  # fmt: skip
+        record_leaf(c, p[OUT] + sample * p[OUT_STRIDE], length, step * c[LEAVES_OF_STEP] + p[LAST] - 1)
 
 
 TOKEN = Kernel(_token)

@@ -42,7 +42,7 @@ LEAVES = 5
 LEAVES_OF_STEP = 6
 HASH_SCRATCH = 7
 RECORD = 8
-"""Address of the kernel that digests a row's output."""
+"""Address of the kernel that digests a row's output, and with row 0 what it put off: at the end of every pass."""
 INPUTS = 10
 """Addresses of the program's inputs, whole, one after the other (MAX_PROGRAM_INPUTS = 16)."""
 ROWS = 26

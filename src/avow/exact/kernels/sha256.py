@@ -119,6 +119,37 @@ def _loop(builder: Builder, states: list[State], addresses: list[Value], blocks:
     return done
 
 
+def _two_messages(builder: Builder, messages: list[Value], blocks: list[Value], targets: list[Value]) -> None:
+    """Two messages in memory: their common length together, then what the longer one has left."""
+    further = builder.icmp_signed(">", blocks[0], blocks[1])
+    common = builder.select(further, blocks[1], blocks[0])
+    states = _loop(builder, _start(2), messages, common)
+    held: State = (
+        builder.select(further, states[0][0], states[1][0]),
+        builder.select(further, states[0][1], states[1][1]),
+    )
+    address = builder.add(builder.select(further, messages[0], messages[1]), builder.shl(common, constant(6)))
+    rest = builder.sub(builder.select(further, blocks[0], blocks[1]), common)
+    before, more, after = builder.block, builder.append_basic_block("longer"), builder.append_basic_block("both")
+    builder.cbranch(builder.icmp_signed(">", rest, constant(0)), more, after)
+    builder.position_at_end(more)
+    alone = _loop(builder, [held], [address], rest)[0]
+    end = builder.block
+    builder.branch(after)
+    builder.position_at_end(after)
+    whole = (builder.phi(_WORDS), builder.phi(_WORDS))
+    for phi, short, long in zip(whole, held, alone, strict=True):
+        phi.add_incoming(short, before)
+        phi.add_incoming(long, end)
+    first, second = (
+        tuple(
+            builder.select(further, *((new, old) if own else (old, new))) for new, old in zip(whole, state, strict=True)
+        )
+        for own, state in zip((True, False), states, strict=True)
+    )
+    _write_digests(builder, [(first[0], first[1]), (second[0], second[1])], targets)
+
+
 def _write_digests(builder: Builder, states: list[State], targets: list[Value]) -> None:
     for target, (first, second) in zip(targets, states, strict=True):
         write(builder, _swapped(builder, shuffle(builder, first, second, [3, 2, 7, 6])), target)
@@ -231,6 +262,18 @@ _two_nodes = _pair(_nodes, 1)
 _two_leaves = _pair(_leaves, 1)
 
 
+@intrinsic
+def _messages(typing_context: Any, arguments: Any) -> Any:  # noqa: ARG001
+    def generate(context: Any, builder: Builder, sig: Any, arguments: Any) -> Any:  # noqa: ARG001
+        if supports(context, "sha"):
+            values = [builder.extract_value(arguments[0], at) for at in range(6)]
+            _two_messages(builder, values[:2], values[2:4], values[4:])
+        return context.get_dummy_value()
+
+    tuple_of: Any = types.UniTuple
+    return types.void(tuple_of(types.int64, 6)), generate
+
+
 @helper
 def _turn(word: int, count: int) -> int:
     return uint32((word >> uint32(count)) | (word << uint32(32 - count)))
@@ -275,6 +318,16 @@ def digest_message(message: int, blocks: int, target: int) -> None:
         _message(message, blocks, target)
     else:
         _plain(message, blocks, target)
+
+
+@helper
+def digest_two(message: int, other: int, blocks: int, other_blocks: int, target: int, other_target: int) -> None:
+    """`digest_message`, twice."""
+    if has_instructions():
+        _messages((message, other, blocks, other_blocks, target, other_target))
+    else:
+        _plain(message, blocks, target)
+        _plain(other, other_blocks, other_target)
 
 
 @helper

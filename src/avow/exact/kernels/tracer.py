@@ -9,7 +9,7 @@ Rules:
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -27,7 +27,7 @@ from avow.exact.hashing import (
     ranks_of,
 )
 from avow.exact.kernels import digests
-from avow.exact.kernels.blanks import HEADER_AT, Blank, blank_of
+from avow.exact.kernels.blanks import HEADER_AT, blank_of
 
 _DIGEST = digests.DIGEST_BYTES
 _NO_LEAVES: NDArray[np.uint8] = np.zeros((0, _DIGEST), np.uint8)
@@ -40,21 +40,24 @@ def _bytes_of(data: Buffer) -> NDArray[np.uint8]:
     return np.frombuffer(memoryview(data).toreadonly(), np.uint8) if len(data) else _NO_BYTES
 
 
-_width = lru_cache(64)(leaves_of)
-
-
 class BulkTracer:
     """Rule 1. One for each run."""
 
     def __init__(self, salts: Salts | bytes, operators: int | Sequence[int]) -> None:
         """As `Recorder`'s: `operators` are the program's `ranks`, or how many there are, of which all have a leaf."""
         self._ranks = ranks_of(operators)
-        self.width = _width(operators) if isinstance(operators, tuple) else leaves_of(self._ranks)
-        """Leaves of a step."""
         self.salts = Salts.of(salts)
-        self.key: NDArray[np.uint8] = np.frombuffer(self.salts.key, np.uint8)
         self.leaves: NDArray[np.uint8] = _NO_LEAVES
         self._scratch: NDArray[np.uint8] = _NO_SCRATCH
+
+    @cached_property
+    def width(self) -> int:
+        """Leaves of a step."""
+        return leaves_of(self._ranks)
+
+    @cached_property
+    def key(self) -> NDArray[np.uint8]:
+        return np.frombuffer(self.salts.key, np.uint8)
 
     def reserve(self, steps: int) -> None:
         """Room for the leaves of so many steps; absent ones are zeros."""
@@ -97,17 +100,15 @@ class BulkTracer:
         form = np.zeros(digests.FORM + digests.END * len(ends), np.int64)
         for at, data in enumerate(ends):
             digests.put_end(form, at, data)
-        work = np.empty(digests.seal_bytes(blank.size, count, max(map(len, ends), default=0)), np.uint8)
+        work: NDArray[np.uint8] = np.empty(
+            digests.seal_bytes(blank.size, count, max(map(len, ends), default=0)), np.uint8
+        )
         digests.seal(
             digests.SEAL_KERNEL.address, form, blank.blocks, work, self.key, self.leaves, count, len(inputs), blank.inputs, blank.outputs,
         )  # fmt: skip
-        return self.sealed(blank, work, count)
-
-    def sealed(self, blank: Blank, work: NDArray[np.uint8], count: int) -> Trace:
-        """The trace out of a blank's copy that is filled in, with the hash behind it, of so many leaves."""
-        data = work[: blank.size + _DIGEST].tobytes()
+        sealed = work[: blank.size + _DIGEST].tobytes()
         leaves = self.leaves if len(self.leaves) == count else self.leaves[:count]
-        return Trace(data[HEADER_AT : blank.end], data[blank.size :], Leaves(leaves))
+        return Trace(sealed[HEADER_AT : blank.end], sealed[blank.size :], Leaves(leaves))
 
 
 class Leaves(Sequence[bytes]):
