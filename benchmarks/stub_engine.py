@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from avow.errors import InputError
-from avow.nodes.run import Loaded
+from avow.nodes.loaded import Loaded
 
 
 class StubEngine:

@@ -25,9 +25,9 @@ from avow.exact.hashing import Header, trace_of
 from avow.exact.program import Program
 from avow.exact.tensors import size_of
 from avow.models.store import Store
+from avow.nodes.loaded import Loaded
 from avow.nodes.openings import Shown
 from avow.nodes.programs import load_programs
-from avow.nodes.run import Loaded
 from avow.nodes.watcher.answers import Finding
 from avow.nodes.watcher.check import Runnable, examine
 from avow.nodes.watcher.states import Event

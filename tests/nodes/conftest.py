@@ -6,7 +6,7 @@ from pathlib import Path
 
 from avow.errors import AvowError
 from avow.nodes.jobs import CHAT, Begin, Chunks, Head, Job, Result, Terms
-from avow.nodes.run import Loaded
+from avow.nodes.loaded import Loaded
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(REPOSITORY))

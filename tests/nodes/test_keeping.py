@@ -16,10 +16,10 @@ from avow.exact.hashing import INPUT_SLOT, Header
 from avow.models.store import Store
 from avow.nodes.errors import CannotAnswerInTime, EngineFailure, RunTooLong, TraceDiskFull
 from avow.nodes.keeping import AT_ONCE, Keeping
+from avow.nodes.loaded import Loaded
 from avow.nodes.openings import Openings
 from avow.nodes.outbox_rows import StoredStatement
 from avow.nodes.remains import Remains
-from avow.nodes.run import Loaded
 from avow.nodes.runner import Runner
 from avow.nodes.signer import Signer
 from avow.receipt.statement import Columns, Method

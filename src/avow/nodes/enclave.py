@@ -22,7 +22,8 @@ from avow.methods.registration import registration_digest
 from avow.nodes import wire
 from avow.nodes.errors import Busy, NotReady
 from avow.nodes.jobs import Address, Begin, Chunks, Hash32, Head, Job, Point, Result, Signed, Terms
-from avow.nodes.run import Loaded, Run
+from avow.nodes.loaded import Loaded
+from avow.nodes.run import Run
 from avow.nodes.runner import Runner
 from avow.nodes.service import Handle, Port, Service
 from avow.nodes.signer import Signer

@@ -11,8 +11,8 @@ from pathlib import Path
 
 from avow.methods.tee.attesters import DevelopmentAttester, NitroAttester
 from avow.nodes.enclave import Attester, Enclave
+from avow.nodes.loaded import Loaded
 from avow.nodes.process import Ready, announce, run, until_stopped
-from avow.nodes.run import Loaded
 
 _MEASURED = ("avow", "cryptography", "msgspec", "numpy", "onnxruntime", "uvloop", "xllamacpp")
 

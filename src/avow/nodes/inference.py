@@ -28,6 +28,7 @@ from avow.nodes.intake import Intake
 from avow.nodes.jobs import Terms
 from avow.nodes.keeping import Keeping
 from avow.nodes.keyring import Keyring
+from avow.nodes.loaded import Loaded, Traced
 from avow.nodes.node import Node, Served
 from avow.nodes.operator_chain import OperatorChain
 from avow.nodes.outbox import Outbox
@@ -36,7 +37,6 @@ from avow.nodes.payers import Payers
 from avow.nodes.pin import TRUST_HELP, find_pin
 from avow.nodes.process import Ready, announce, run, until_stopped
 from avow.nodes.remains import DEFAULT_BUDGET, Remains
-from avow.nodes.run import Loaded, Traced
 from avow.nodes.runner import Runner
 from avow.nodes.service import Service
 from avow.nodes.settler import Settler

@@ -41,11 +41,11 @@ from avow.nodes.jobs import (
     ProgramDescription,
     Terms,
 )
+from avow.nodes.loaded import Loaded
 from avow.nodes.openings import Openings, encode_shown
 from avow.nodes.outbox import Outbox
 from avow.nodes.payers import Payers, units_bound
 from avow.nodes.receipts import Receipts
-from avow.nodes.run import Loaded
 from avow.nodes.runner import Runner
 from avow.nodes.service import Handle, Port
 from avow.nodes.settler import Settler

@@ -33,12 +33,12 @@ from avow.exact.errors import BadRun
 from avow.exact.hashing import Header, Salts
 from avow.nodes.entitlement import Asker
 from avow.nodes.errors import DemandRefused, NotEntitled, NotReady, NotTraced, OpeningGone
+from avow.nodes.loaded import Loaded, Traced
 from avow.nodes.opening import unseal
 from avow.nodes.outbox import Outbox
 from avow.nodes.outbox_rows import StoredStatement
 from avow.nodes.receipts import Receipts
 from avow.nodes.remains import Remains
-from avow.nodes.run import Loaded, Traced
 from avow.receipt.encoding import base64url, decode, encode
 from avow.receipt.statement import Columns, Method, Private
 

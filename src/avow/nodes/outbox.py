@@ -31,12 +31,11 @@ from typing import Any, TypeVar
 
 import msgspec
 
-from avow.nodes.batches import ended_ms
+from avow.nodes import outbox_changes as changes
 from avow.nodes.errors import OutboxUnwritable
 from avow.nodes.journal import Journal
 from avow.nodes.outbox_reader import OutboxReader
-from avow.nodes.outbox_rows import SCHEMA, Entry, StoredBatch, StoredKey, row_of
-from avow.receipt.statement import Method
+from avow.nodes.outbox_rows import SCHEMA, Entry, StoredBatch, StoredKey
 
 log = logging.getLogger(__name__)
 
@@ -47,8 +46,6 @@ SLOW_FLUSH_S = 0.005
 UNDELIVERED = 5
 """The void cause of what was signed and never delivered (receipt/evidence.py)."""
 
-_ROW = "(key_number, number, id, columns, private, previous_head, signature, requester_signature, authorisation, backing, opening, void)"
-_INSERT = f"into statements {_ROW} values (?,?,?,?,?,?,?,?,?,?,?,?)"
 _encode = msgspec.msgpack.Encoder().encode
 _decode = msgspec.msgpack.Decoder(Entry).decode
 
@@ -71,13 +68,6 @@ class _Fold:
 
     generation: int
     entries: list[Entry]
-
-
-_DROP_OPENINGS = (
-    "delete from openings where opening in (select opening from openings where created_ms < ? and opening not in"
-    " (select opening from statements join traced using (key_number, number) where opening is not null)"
-    " order by opening limit 256)"
-)
 
 
 class Outbox(OutboxReader):
@@ -135,7 +125,7 @@ class Outbox(OutboxReader):
         left = [_Fold(generation, _entries(payloads)) for generation, payloads in journal.recover(folded)]
         try:
             for fold in left:
-                self._insert(fold.entries, fold.generation)
+                changes.insert(self._writer, fold.entries, fold.generation)
                 folded = fold.generation
             # two may have been begun of which nothing whole is left: their numbers are not given again
             self._writer.execute("update journal set folded = ?", (folded + 2,))
@@ -259,109 +249,47 @@ class Outbox(OutboxReader):
 
     async def add_key(self, key: bytes, method: int) -> StoredKey:
         """The key, recorded if it is new."""
-
-        def work(connection: sqlite3.Connection) -> None:
-            connection.execute("insert or ignore into keys (key, method) values (?,?)", (key, method))
-
-        await self.write(work)
+        await self.write(partial(changes.add_key, key, method))
         return next(known for known in self.all_keys() if known.key == key)
 
     async def set_retired(self, key_number: int) -> None:
         """The chain has the key retired, and nothing of it is left to settle."""
-
-        def work(connection: sqlite3.Connection) -> None:
-            connection.execute("update keys set retired = 1 where key_number = ?", (key_number,))
-
-        await self.write(work)
+        await self.write(partial(changes.set_retired, key_number))
 
     async def add_backing(self, digest: bytes, content: bytes) -> int:
         """The number of the evidence that answers of one key share for a while."""
-
-        def work(connection: sqlite3.Connection) -> int:
-            connection.execute("insert or ignore into backings (digest, content) values (?,?)", (digest, content))
-            row = connection.execute("select backing from backings where digest = ?", (digest,)).fetchone()
-            return int(row[0])
-
-        return await self.write(work)
+        return await self.write(partial(changes.add_backing, digest, content))
 
     async def set_void(self, key_number: int, numbers: list[int], cause: int) -> None:
         await self.fold()
-
-        def work(connection: sqlite3.Connection) -> None:
-            connection.executemany(
-                "update statements set void = ? where key_number = ? and number = ?",
-                [(cause, key_number, number) for number in numbers],
-            )
-
-        await self.write(work)
+        await self.write(partial(changes.set_void, key_number, numbers, cause))
 
     async def record_batch(self, batch: StoredBatch) -> None:
         """Before it is sent: what a restart needs to find out what became of it. Replaces one that was never settled."""
-
-        def work(connection: sqlite3.Connection) -> None:
-            connection.execute(
-                "insert or replace into batches values (?,?,?,?,?,?,?,?)",
-                (
-                    batch.key_number,
-                    batch.first,
-                    batch.count,
-                    batch.transaction_hash,
-                    batch.transaction,
-                    batch.leaves,
-                    None,
-                    None,
-                ),
-            )
-
-        await self.write(work)
+        await self.write(partial(changes.record_batch, batch))
 
     async def record_settled(self, key_number: int, first: int, count: int, proof: bytes) -> None:
         """The batch is in a block and the proof is here."""
-
-        def work(connection: sqlite3.Connection) -> None:
-            connection.execute(
-                "update batches set proof = ?, transaction_bytes = x'' where key_number = ? and first = ?",
-                (proof, key_number, first),
-            )
-            connection.execute(
-                "update keys set settled = max(settled, ?) where key_number = ?", (first + count, key_number)
-            )
-
-        await self.write(work)
+        await self.write(partial(changes.record_settled, key_number, first, count, proof))
 
     async def record_final(self, batch: StoredBatch, finality: bytes) -> None:
         """Nobody can challenge the batch any more: the proof is kept, and what watchers were given goes."""
-
-        def work(connection: sqlite3.Connection) -> None:
-            place = (batch.key_number, batch.first)
-            connection.execute("update batches set finality = ? where key_number = ? and first = ?", (finality, *place))
-            connection.execute(
-                "delete from traced where key_number = ? and number >= ? and number < ?",
-                (*place, batch.first + batch.count),
-            )
-
-        await self.write(work)
+        await self.write(partial(changes.record_final, batch, finality))
 
     async def drop_openings(self, before_ms: int) -> int:
         """Delete the openings that are older, but for those that watchers may still need; how many there were."""
         dropped = 0
         with suppress(OutboxUnwritable):  # where there is no room, what goes makes some
             await self.fold()
-        while True:
-
-            def work(connection: sqlite3.Connection) -> int:
-                return connection.execute(_DROP_OPENINGS, (before_ms,)).rowcount
-
-            deleted = await self.write(work)
+        while deleted := await self.write(partial(changes.drop_openings, before_ms)):
             dropped += deleted
-            if deleted == 0:
-                return dropped
+        return dropped
 
     async def drop_settled(self, before_ms: int) -> int:
         """Delete the batches that are settled and whose last answer ended before; how many statements that were."""
         dropped = 0
         for key in self.all_keys():
-            while count := await self.write(partial(_drop_oldest, key.key_number, before_ms)):
+            while count := await self.write(partial(changes.drop_oldest, key.key_number, before_ms)):
                 dropped += count
         return dropped
 
@@ -402,7 +330,7 @@ class Outbox(OutboxReader):
         while self._unwritten and not failed:
             fold = self._unwritten[0]
             try:
-                self._insert(fold.entries, fold.generation)
+                changes.insert(self._writer, fold.entries, fold.generation)
             except sqlite3.Error as failure:
                 log.error("the journal cannot be folded: %s", failure)  # noqa: TRY400 - the message says it all
                 failed = True
@@ -426,7 +354,7 @@ class Outbox(OutboxReader):
             error = OutboxUnwritable("the outbox cannot be written", hint="make room on the node's disk")
         else:
             try:
-                self._insert([entry for entry, _ in puts])
+                changes.insert(self._writer, [entry for entry, _ in puts])
             except sqlite3.Error as failure:
                 log.error("the outbox cannot be written: %s", failure)  # noqa: TRY400 - the message says it all
                 error = OutboxUnwritable(f"the outbox cannot be written: {failure}", hint="is the disk full?")
@@ -443,28 +371,9 @@ class Outbox(OutboxReader):
         for done in waiting:
             done(error)
 
-    def _insert(self, entries: list[Entry], generation: int | None = None) -> None:
-        """One transaction. Of the journal's `generation`, what is there already stays as it is."""
-        writer = self._writer
-        insert = "insert" if generation is None else "insert or ignore"
-        openings = [(entry.opening, entry.created_ms, entry.sealed) for entry in entries if entry.opening is not None]
-        traced = [(entry.key_number, entry.signed.number, *entry.traced) for entry in entries if entry.traced]
-        writer.execute("begin immediate")
-        try:
-            writer.executemany(f"{insert} into openings values (?,?,?)", openings)
-            writer.executemany(f"{insert} into traced values (?,?,?,?)", traced)
-            writer.executemany(f"{insert} {_INSERT}", map(row_of, entries))
-            if generation is not None:
-                writer.execute("update journal set folded = ?", (generation,))
-            writer.execute("commit")
-        except sqlite3.Error:
-            if writer.in_transaction:
-                writer.execute("rollback")
-            raise
-
     def _unstick(self) -> None:
         try:
-            self._insert(self._stuck)
+            changes.insert(self._writer, self._stuck)
         except sqlite3.Error as failure:
             log.debug("the outbox is still not writable: %s", failure)
             return
@@ -502,27 +411,6 @@ class Outbox(OutboxReader):
     def _fail(self, future: "asyncio.Future[Any]", error: Exception) -> None:
         if not future.done():
             future.set_exception(error)
-
-
-def _drop_oldest(key_number: int, before_ms: int, connection: sqlite3.Connection) -> int:
-    """Delete a key's oldest batch if it is settled, for optimistic final, and that old; how many statements it had."""
-    row = connection.execute(
-        "select first, count, proof is null or (finality is null and method = ?) from batches join keys using (key_number)"
-        " where key_number = ? order by first limit 1",
-        (Method.OPTIMISTIC, key_number),
-    ).fetchone()
-    if row is None or row[2]:
-        return 0
-    first, count, _ = row
-    last = connection.execute(
-        "select columns from statements where key_number = ? and number = ?", (key_number, first + count - 1)
-    ).fetchone()
-    if last is None or ended_ms(last[0]) >= before_ms:
-        return 0
-    connection.execute("delete from batches where key_number = ? and first = ?", (key_number, first))
-    return connection.execute(
-        "delete from statements where key_number = ? and number >= ? and number < ?", (key_number, first, first + count)
-    ).rowcount
 
 
 def _entries(payloads: list[bytes]) -> list[Entry]:

@@ -12,7 +12,7 @@ from avow.engines.interface import Engine, load
 from avow.engines.openai import parse_chat
 from avow.exact.files import load_header
 from avow.models.store import Progress, Store, StoredProgram, no_progress
-from avow.nodes.run import Loaded
+from avow.nodes.loaded import Loaded
 
 
 @runtime_checkable

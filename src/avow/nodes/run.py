@@ -6,28 +6,25 @@ import os
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Protocol
 
 import msgspec
 
 from avow.engines.interface import KeepingEngine, Kept
 from avow.errors import AvowError, InputError
-from avow.exact.hashing import Header, Salts, Trace, trace_of
-from avow.exact.prover import OwnRun
+from avow.exact.hashing import trace_of
 from avow.nodes.errors import Cancelled, EngineFailure, NotTraced
-from avow.nodes.jobs import Begin, Chunks, Consent, Head, Job, Result, Terms
+from avow.nodes.jobs import Begin, Chunks, Head, Job, Result, Terms
 from avow.nodes.keeping import Keeping
-from avow.nodes.opening import Opening, seal
+from avow.nodes.loaded import Loaded, Traced
+from avow.nodes.outcome import Outcome, outcome_of, usage_of
+from avow.nodes.prepared import Prepared, prepare
 from avow.nodes.remains import Room
 from avow.nodes.signer import Charge, Signer
 from avow.nodes.splice import PrivateEncoder
-from avow.receipt.audience import Audience
-from avow.receipt.commitment import commit, effective_parts, request_parts, response_body
-from avow.receipt.encoding import decode
-from avow.receipt.requester import Requester
 from avow.receipt.statement import TERMS_PAYER_OPENS, Method, StreamEnd
 from avow.receipt.stream import Assembly, ChunkMAC, stream_next, stream_start
 
@@ -38,55 +35,8 @@ HEAD_INTERVAL_S = 0.1
 HEAD_INTERVAL_WITH_MACS_S = 1.0
 STOP_GRACE_S = 5.0
 """How long a cancelled stream waits for its engine before it ends without a statement."""
-MAX_UNITS = (1 << 63) - 1
 
 _json = msgspec.json.Encoder().encode
-
-
-class Engine(Protocol):
-    """What a runner needs of an engine; engines/ has the whole protocol."""
-
-    name: str
-    version: str
-    runtime: str
-
-    def effective(self, request: Any) -> dict[str, Any]: ...
-    def chat(
-        self, request: Any, effective: dict[str, Any], emit: Callable[[dict[str, Any]], bool | None] | None
-    ) -> dict[str, Any]: ...
-    def infer(self, request: Any) -> dict[str, Any]: ...
-    def close(self) -> None: ...
-
-
-@runtime_checkable
-class Traced(Protocol):
-    """What a runner of optimistic jobs needs beside it (engines/interface.py, TracedEngine)."""
-
-    def traced_chat(
-        self, request: Any, effective: dict[str, Any], seed: bytes, emit: Callable[[dict[str, Any]], bool | None] | None
-    ) -> tuple[dict[str, Any], Trace]: ...
-    def traced_infer(self, request: Any, seed: bytes) -> tuple[dict[str, Any], Trace]: ...
-    def replay(
-        self, request: Any, effective: dict[str, Any], salts: Salts, header: Header, *, said: str = ""
-    ) -> OwnRun: ...
-
-
-@dataclass(frozen=True, slots=True)
-class Loaded:
-    """A program that is ready to run. `prepare` checks a body's shape and gives what the engine takes.
-
-    `outline`: of an exact program, the header of its file, as the chain wants it declared.
-    """
-
-    program: bytes
-    name: str
-    kind: str
-    engine: Engine
-    prepare: Callable[[bytes], Any]
-    slots: int = 1
-    manifest: bytes = b""
-    metadata: bytes = b""
-    outline: bytes = b""
 
 
 class Sink(Protocol):
@@ -97,20 +47,6 @@ class Sink(Protocol):
     def head(self, head: Head) -> None: ...
     def end(self, result: Result) -> None: ...
     def failed(self, error: AvowError) -> None: ...
-
-
-@dataclass(frozen=True, slots=True)
-class _Prepared:
-    """What is known before the engine runs."""
-
-    request: Any
-    effective: dict[str, Any]
-    effective_json: bytes
-    request_commitment: bytes
-    effective_commitment: bytes
-    started_ms: int
-    consent: Consent | None
-    audience: Audience | None
 
 
 _Ready = tuple[bytes, bytes | None, bytes]
@@ -149,7 +85,7 @@ class Run:
         self._made = 0
         self._assembly = Assembly()
         self._head = b""
-        self._prepared: _Prepared | None = None
+        self._prepared: Prepared | None = None
         self._sent = 0
         self._sent_head = b""
         self._signed_count = 0
@@ -242,7 +178,7 @@ class Run:
         self._sink.failed(error)
         self._signer.catch_up()
 
-    def _finish(self, outcome: "_Outcome") -> None:
+    def _finish(self, outcome: Outcome) -> None:
         """Sign and hand over the result."""
         self._flush()
         signer = self._signer
@@ -253,12 +189,12 @@ class Run:
                 self._end(outcome)
         signer.catch_up()
 
-    def _end(self, outcome: "_Outcome") -> None:
+    def _end(self, outcome: Outcome) -> None:
         if not self.over:
             self._close()
             self._sign(outcome)
 
-    def _sign(self, outcome: "_Outcome") -> None:
+    def _sign(self, outcome: Outcome) -> None:
         prepared, job = self._prepared, self.job
         assert prepared is not None
         signer = self._signer
@@ -309,7 +245,9 @@ class Run:
         """Run the job. Whatever happens, what is returned schedules exactly one of `_finish` and `_fail`; to be called once."""
         try:
             self._check_cancelled()
-            self._prepared = prepared = self._prepare()
+            self._prepared = prepared = prepare(self.job, self._loaded, self._signer, self._seed)
+            if self._keeping is not None and isinstance(self._loaded.engine, KeepingEngine):
+                self._room = self._keeping.admit(self._loaded.engine, prepared.request, prepared.effective)
             outcome = self._stream(prepared) if self.job.stream else self._whole(prepared)
         except AvowError as error:
             return partial(self._loop.call_soon_threadsafe, self._fail, error)
@@ -328,59 +266,17 @@ class Run:
         if self._cause is not None:
             raise self._cause
 
-    def _prepare(self) -> _Prepared:
-        job, seed = self.job, self._seed
-        started_ms = time.time_ns() // 1_000_000
-        parts = request_parts(job.endpoint, job.body)
-        request = self._loaded.prepare(job.body)
-        if job.stream != (self._loaded.kind == "chat" and bool(request.get("stream"))):
-            raise InputError("the body and the caller disagree about streaming", param="stream")
-        effective = self._loaded.engine.effective(request)
-        effective_json = _json(effective)
-        request_commitment = commit("request", seed, parts)
-        self._check_requester(request_commitment)
-        if self._keeping is not None and isinstance(self._loaded.engine, KeepingEngine):
-            self._room = self._keeping.admit(self._loaded.engine, request, effective)
-        return _Prepared(
-            request=request,
-            effective=effective,
-            effective_json=effective_json,
-            request_commitment=request_commitment,
-            effective_commitment=commit("effective", seed, effective_parts(effective_json)),
-            started_ms=started_ms,
-            consent=Consent.of(job),
-            audience=self._audience(),
-        )
-
-    def _audience(self) -> Audience | None:
-        """Who may check the answer, where the method lets others check it. Raises InputError."""
-        stated = self.job.audience
-        if self._signer.method is not Method.OPTIMISTIC:
-            if stated is not None or self.job.payer_opens:
-                raise InputError("only an optimistic answer has an audience", param="avow-audience")
-            return None
-        return Audience() if stated is None else Audience.from_value(decode(stated))
-
-    def _check_requester(self, request_commitment: bytes) -> None:
-        job = self.job
-        if (job.requester is None) != (job.requester_signature is None):
-            raise InputError("a requester and its signature come together", param="avow-requester")
-        if job.requester is not None and job.requester_signature is not None:
-            if job.seed is None:
-                raise InputError("a signed request needs the caller's own seed", param="avow-seed")
-            Requester(job.requester, job.requester_signature).verify(
-                self._signer.chain_id, request_commitment, self._signer.method.label, job.nonce
-            )
-
-    def _whole(self, prepared: _Prepared) -> "_Outcome":
+    def _whole(self, prepared: Prepared) -> Outcome:
         """An answer in one piece."""
         answer, header = self._answer(prepared, self._is_cancelled)
         self._check_cancelled()
-        usage, units = _usage(self._loaded.kind, answer)
-        return self._outcome(prepared, answer, header, usage=usage, units=units, stream=None, complete=True)
+        usage, units = usage_of(self._loaded.kind, answer)
+        return outcome_of(
+            self.job, self._seed, prepared, answer, header, usage=usage, units=units, stream=None, complete=True
+        )
 
     def _answer(
-        self, prepared: _Prepared, emit: Callable[[dict[str, Any]], bool | None]
+        self, prepared: Prepared, emit: Callable[[dict[str, Any]], bool | None]
     ) -> tuple[dict[str, Any], bytes]:
         """The engine's answer, and for optimistic the header of its trace."""
         engine, chat = self._loaded.engine, self._loaded.kind == "chat"
@@ -400,7 +296,7 @@ class Run:
     def _is_cancelled(self, _chunk: dict[str, Any]) -> bool:
         return self._cause is not None
 
-    def _stream(self, prepared: _Prepared) -> "_Outcome":
+    def _stream(self, prepared: Prepared) -> Outcome:
         """An answer in chunks."""
         job, signer = self.job, self._signer
         if self._loaded.kind != "chat":
@@ -425,10 +321,12 @@ class Run:
         complete = complete and self._cause is None
         if not self._made:
             self._check_cancelled()
-        usage, units = _usage(self._loaded.kind, answer)
+        usage, units = usage_of(self._loaded.kind, answer)
         end = StreamEnd(self._head, self._made)
         assembled = self._assembly.answer()
-        return self._outcome(prepared, assembled, header, usage=usage, units=units, stream=end, complete=complete)
+        return outcome_of(
+            self.job, self._seed, prepared, assembled, header, usage=usage, units=units, stream=end, complete=complete
+        )
 
     def _emitter(self) -> Callable[[dict[str, Any]], bool]:
         """What the engine calls for each chunk, in the worker. True tells it to stop. Names are bound once: this is every chunk's cost."""
@@ -458,60 +356,3 @@ class Run:
         paused = self._paused
         if paused is not None:
             paused.wait()
-
-    def _outcome(
-        self,
-        prepared: _Prepared,
-        answer: Mapping[str, Any],
-        header: bytes,
-        *,
-        usage: tuple[tuple[str, int], ...],
-        units: int,
-        stream: StreamEnd | None,
-        complete: bool,
-    ) -> "_Outcome":
-        job, seed = self.job, self._seed
-        body, parts = response_body(answer)
-        last = b"" if stream is None else stream.head + stream.chunks.to_bytes(8)
-        if last:
-            parts.append(("stream", last))
-        opening = Opening(job.endpoint, job.body, prepared.effective_json, body, last, header)
-        return _Outcome(
-            header=header,
-            body=b"" if job.stream else body,
-            response_commitment=commit("response", seed, parts),
-            sealed=seal(opening, seed, prepared.request_commitment),
-            usage=usage,
-            units=units,
-            stream=stream,
-            complete=complete,
-        )
-
-
-@dataclass(frozen=True, slots=True)
-class _Outcome:
-    """What the worker hands to the loop for signing."""
-
-    header: bytes
-    body: bytes
-    response_commitment: bytes
-    sealed: bytes
-    usage: tuple[tuple[str, int], ...]
-    units: int
-    stream: StreamEnd | None
-    complete: bool
-
-
-def _usage(kind: str, answer: Mapping[str, Any]) -> tuple[tuple[tuple[str, int], ...], int]:
-    """Counts by name, and the units that are charged: tokens in and out for chat, one per call for tensors."""
-    if kind != "chat":
-        return (("calls", 1),), 1
-    usage = answer.get("usage")
-    if not isinstance(usage, Mapping):
-        return (), 0
-    counts = tuple(
-        (name, count)
-        for name, count in usage.items()
-        if isinstance(count, int) and not isinstance(count, bool) and 0 <= count <= MAX_UNITS
-    )
-    return counts, dict(counts).get("total_tokens", 0)

@@ -20,7 +20,8 @@ from collections.abc import Mapping
 from avow.nodes.errors import Busy, DeadlineExceeded, EndpointMismatch, MethodNotServed, UnknownProgram
 from avow.nodes.jobs import CHAT, Job, Terms
 from avow.nodes.keeping import Keeping
-from avow.nodes.run import Loaded, Run, Sink
+from avow.nodes.loaded import Loaded
+from avow.nodes.run import Run, Sink
 from avow.nodes.signer import Signer
 from avow.nodes.splice import PrivateEncoder
 from avow.receipt.statement import EngineIdentity

@@ -23,11 +23,11 @@ from avow.nodes.batches import charge_of
 from avow.nodes.chain_client import OptimisticRules
 from avow.nodes.errors import BondExhausted
 from avow.nodes.keeping import Keeping
+from avow.nodes.loaded import Loaded
 from avow.nodes.openings import Openings
 from avow.nodes.outbox import Outbox
 from avow.nodes.outbox_rows import StoredBatch, StoredKey, StoredStatement
 from avow.nodes.receipts import Receipts
-from avow.nodes.run import Loaded
 from avow.receipt.encoding import encode_trusted
 from avow.receipt.finality import BatchState, FinalityProof
 from avow.receipt.statement import Columns, Method

@@ -26,8 +26,8 @@ from avow.exact.hashing import OUTPUT_SLOT, Header, Salts, trace_of
 from avow.exact.program import Program
 from avow.exact.prover import OtherInputs, Subject, check_header, find_fault, salts_of
 from avow.exact.referee import referee
+from avow.nodes.loaded import Loaded
 from avow.nodes.openings import Shown
-from avow.nodes.run import Loaded
 from avow.nodes.watcher.answers import Finding, Speaking, said_of
 from avow.nodes.watcher.errors import OpeningWrong
 from avow.nodes.watcher.states import Event

@@ -9,8 +9,8 @@ from avow.engines.interface import TracedEngine
 from avow.errors import InputError
 from avow.models.errors import UnknownProgram
 from avow.models.store import Store
+from avow.nodes.loaded import Traced
 from avow.nodes.programs import load_programs
-from avow.nodes.run import Traced
 from avow.nodes.watcher.check import Runnable
 from avow.nodes.watcher.errors import ProgramMissing
 
