@@ -42,6 +42,12 @@ TENSOR_LIES: tuple[tuple[str, dict[str, Any]], ...] = (
     ("with other outputs", {"outputs": (bytes(32),)}),
     ("with an input more", {"inputs": (bytes(32), bytes(32))}),
 )
+OUTPUT_LIES: tuple[tuple[str, tuple[dict[str, Any], ...]], ...] = (
+    ("with an answer that is twice there", ({"data": [99]}, {})),
+    ("with an answer of another name", ({"name": "other"},)),
+    ("with an answer that holds no numbers", ({"data": ["-6"]},)),
+    ("with an answer that holds nothing", ({"data": None},)),
+)
 
 
 def receipts() -> Iterator[tuple[str, Receipt, TrustPolicy | None, Question]]:
@@ -217,6 +223,15 @@ def optimistic_ends(
             statement = replace(opened.statement, columns=replace(columns, trace=trace_of(header)))
             lied = network.state_and_sign(key, statement, replace(opening, header=header))
             yield f"optimistic, {label} {name}", lied, trust, Question(network.now_ms)
+    for name, beside in OUTPUT_LIES:
+        parts = [part for part in opening.response or () if not part[0].startswith("/outputs/")]
+        right = json.loads(dict(opening.response or ())["/outputs/0"])
+        shown = [json.dumps({**right, **change}).encode() for change in beside]
+        parts += [(f"/outputs/{at}", data) for at, data in enumerate(shown)]
+        private = replace(opened.statement.private, response=commit("response", opening.seed, parts))
+        changed = replace(opening, response=tuple(parts))
+        lied = network.state_and_sign(key, replace(opened.statement, private=private), changed)
+        yield f"optimistic, tensors {name}", lied, trust, Question(network.now_ms)
 
 
 def _finality(receipt: Receipt, proof: FinalityProof | None) -> Receipt:

@@ -203,12 +203,39 @@ def test_tensors(tensor):
     assert found(response(data=[given["data"][0] + 1])) == (Outcome.FAIL, "wrong_outputs")
     assert found(response(data=[given["data"][0] + 0.5])) == (Outcome.FAIL, "wrong_outputs")
     assert found(response(data=[1e300])) == (Outcome.FAIL, "wrong_outputs")
-    assert found(response(name="other"))[0] is Outcome.PASS
+    for none in ([None], ["1"], [[1], 2], {}, "AAAA", None, [10**400]):
+        assert found(response(data=none)) == (Outcome.FAIL, "wrong_outputs")
     salts = Salts(tensor.opening.seed)
     assert found(with_header(tensor, inputs=(salts.digest(INPUT_SLOT, b""),))) == (Outcome.FAIL, "wrong_inputs")
     assert found(with_header(tensor, outputs=(salts.digest(OUTPUT_SLOT, b""),))) == (Outcome.FAIL, "wrong_outputs")
     other = Salts(bytes(32)).digest(INPUT_SLOT, pack("int32", asked["data"]))
     assert found(with_header(tensor, inputs=(other,))) == (Outcome.FAIL, "wrong_inputs")
+
+
+def test_every_tensor_of_an_answer_is_one_of_the_runs(tensor):
+    """A lie beside the truth: a caller reads the first, or the last, or another name."""
+    name = "/outputs/0"
+    right = dict(tensor.opening.response)[name]
+    lie = json.dumps({**json.loads(right), "data": [99]}).encode()
+    others = [part for part in tensor.opening.response if part[0] != name]
+    assert found(replace(tensor, opening=replace(tensor.opening, response=tuple(others))))[0] is Outcome.PASS
+    for shown in (
+        [lie, right],
+        [right, lie],
+        [right, right],
+        [right, json.dumps({**json.loads(lie), "name": "other"}).encode()],
+        [json.dumps({**json.loads(right), "name": "other"}).encode()],
+        [b"{}", right],
+        [right, b"[1]"],
+        [b"x"],
+    ):
+        parts = (*others, *((f"/outputs/{at}", data) for at, data in enumerate(shown)))
+        changed = replace(tensor, opening=replace(tensor.opening, response=parts))
+        assert found(changed) == (Outcome.FAIL, "wrong_outputs")
+        ports = {**json.loads(tensor.opening.effective)["ports"], "outputs": [None]}
+        assert (
+            found(with_effective(changed, ports=ports))[0] is Outcome.PASS
+        )  # names of what is not recorded are not known
 
 
 def test_processors_and_ports(tensor):

@@ -2,7 +2,7 @@
 import { AvowError, equal, type Bytes } from "./bytes.js";
 import type { Part } from "./commitment.js";
 import type { Finding } from "./methods.js";
-import { intoProgram, isObject, outOfProgram, readPorts, type Json } from "./ports.js";
+import { intoProgram, isObject, outOfProgram, readPorts, type Json, type Port } from "./ports.js";
 import type { Opening, Receipt } from "./receipt.js";
 import { digest, INPUT_SLOT, OUTPUT_SLOT, readHeader, saltsKey, traceOf, type Header } from "./trace.js";
 
@@ -92,6 +92,9 @@ async function computed(shown: Header, effective: Json, opening: Opening): Promi
   const key = await saltsKey(opening.seed);
   const compared: string[] = [];
   const [asked, given] = [tensors(opening.request, "/inputs/"), tensors(opening.response, "/outputs/")];
+  if (given && foreign(opening.response, given, outputs)) {
+    return ["fail", "the answer has a tensor that the run did not give", "wrong_outputs"];
+  }
   for (const [at, port] of inputs.entries()) {
     if (!port || !asked) continue;
     const tensor = asked.get(port.name);
@@ -149,6 +152,13 @@ function named(parts: readonly Part[] | null): Map<string, unknown> {
     if (value !== undefined) found.set(name, /^-?[0-9]+$/.test(text) ? BigInt(text) : value); // exact, however long
   }
   return found;
+}
+
+/** Whether the answer has a tensor that is not one of the run's outputs, or one twice; where all of these are recorded. */
+function foreign(parts: readonly Part[] | null, given: Map<string, Json>, ports: readonly (Port | null)[]): boolean {
+  if (ports.includes(null)) return false;
+  const shown = (parts ?? []).filter(([name]) => name.startsWith("/outputs/")).length;
+  return shown !== given.size || ![...given.keys()].every((name) => ports.some((port) => port?.name === name));
 }
 
 function tensors(parts: readonly Part[] | null, prefix: string): Map<string, Json> | null {

@@ -71,8 +71,9 @@ export function intoProgram(port: Port, tensor: Json): Bytes | null {
 
 /** The program's integers that an answer's tensor stands for. Throws wrong_outputs for values that no integers stand for. */
 export function outOfProgram(port: Port, tensor: Json): Bytes | null {
+  if (port.standsFor === "float16") return null;
   const values = numbers(tensor);
-  if (!values || port.standsFor === "float16") return null;
+  if (!values) throw new AvowError("wrong_outputs", "the answer has values that the program cannot give");
   const found: number[] = [];
   for (const [at, value] of values.entries()) {
     const scale = port.scales[at % port.scales.length]!;

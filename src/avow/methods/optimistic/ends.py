@@ -7,7 +7,8 @@ Rules:
    The answer says that it ended as the header does: "length" for `length`, "stop" for `end`; `text` needs a stop text in the request, or a
    caller who left. The tokens themselves need the tokeniser: recompute.
 3. Another program without a processor: the digests of the request's tensors, made the program's integers as the effective parameters
-   record it (ports.py), are the header's inputs; those of the answer's tensors are its outputs.
+   record it (ports.py), are the header's inputs; those of the answer's tensors are its outputs. Each tensor of an answer is one output of
+   the run, under its name, and no two are the same one: else a wrong one could stand beside, or be read as, what is compared.
 4. What is not shown is not compared. Effective parameters that do not record what they should: a warning, since a node that runs something
    else would leave just that out.
 
@@ -150,7 +151,7 @@ def _computed(header: Header, effective: Mapping[str, Any], opening: Opening, fa
     inputs, outputs = _recorded(effective, header)
     salts = Salts(opening.seed)
     asked = _tensors(facts.shown.request, "/inputs/")
-    given = _tensors(facts.shown.response, "/outputs/")
+    given = _answered(facts.shown.response, outputs)
     compared = [
         *_compared_inputs(header, salts, inputs, asked),
         *_compared_outputs(header, salts, outputs, given),
@@ -190,6 +191,16 @@ def _compared_inputs(
             raise _Wrong("the run began with other values than the request's", "wrong_inputs")
         compared.append(port.name[:64])
     return compared
+
+
+def _answered(parts: Sequence[Part] | None, ports: Sequence[Port | None]) -> Mapping[str, Mapping[str, Any]] | None:
+    """The answer's tensors by their names; where all outputs are recorded, every tensor is one of them, once."""
+    found, names = _tensors(parts, "/outputs/"), [None if port is None else port.name for port in ports]
+    if found is not None and None not in names:
+        shown = sum(name.startswith("/outputs/") for name, _ in parts or ())
+        if shown != len(found) or not found.keys() <= set(names):
+            raise _Wrong("the answer has a tensor that the run did not give", "wrong_outputs")
+    return found
 
 
 def _compared_outputs(

@@ -7,7 +7,8 @@ Rules:
    the tensor's datatype. Out of it: value = integer · scale, in the type that it stands for.
 3. Arithmetic is IEEE 754's binary64, one division or multiplication and one rounding for each value: the same bits in every language.
    So this agrees with exact/kernels/ports.py, and with web/verify, bit for bit.
-4. What is not carried by these rules (texts, bytes, 16-bit floats, a list of more scales than MAX_SCALES) is not compared: None.
+4. What is not carried by these rules (a request's texts and bytes, 16-bit floats, a list of more scales than MAX_SCALES) is not compared:
+   None. An answer holds numbers: what stands in their place is nothing that a program can give.
 
 Beside the pure core: this alone of a receipt's checks computes with floats.
 """
@@ -111,9 +112,11 @@ def out_of_program(port: Port, tensor: Mapping[str, Any]) -> bytes | None:
 
     Raises ValueError or OverflowError for values that no integers of the port stand for.
     """
-    values = _values(tensor)
-    if values is None or port.stands_for == "float16":
+    if port.stands_for == "float16":
         return None
+    values = _values(tensor)
+    if values is None:
+        raise ValueError("an answer's tensor does not hold numbers")
     single = port.stands_for != "float64"
     found: list[int] = []
     for at, value in enumerate(values):
