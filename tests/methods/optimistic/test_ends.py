@@ -297,6 +297,35 @@ def test_values_go_in_as_the_notes_say():
     assert given([1e300], "FP32") is None
 
 
+def test_nested_lists_are_read_row_by_row():
+    wanted = pack("int8", [1, 2, 3, 4])
+    whole = port(scale="1")
+    for data in ([[1, 2], [3, 4]], [[[1], [2]], [[3], [4]]], [[1, 2, 3], [4]]):
+        assert into_program(whole, {"datatype": "FP64", "data": data}) == wanted
+        assert out_of_program(whole, {"data": data}) == wanted
+    for data in ([[1], 2], [1, [2]], [[[1]], [2]], [[1], None], [["1"]], {"0": 1}, "12", 12):
+        assert into_program(whole, {"datatype": "FP64", "data": data}) is None
+        with pytest.raises(ValueError, match="numbers"):
+            out_of_program(whole, {"data": data})
+
+
+@pytest.mark.parametrize("value", [128, -129, 127.5, 1e30, -1e300, 2**1023, 1e-9])
+def test_what_no_integer_of_the_port_stands_for_is_no_answer(value):
+    for kind in ("float32", "float64"):
+        with pytest.raises((ValueError, OverflowError)):
+            out_of_program(port(scale="1", stands_for=kind), {"data": [value]})
+        with pytest.raises((ValueError, OverflowError)):
+            out_of_program(port(scale="1e-300", stands_for=kind), {"data": [value]})
+
+
+def test_as_many_ports_and_scales_as_there_may_be():
+    for count in (0, 65):
+        assert read_ports([PORT] * count) is None
+        assert read_ports([{**PORT, "scale": ",".join(["1"] * count)}]) is None
+    assert read_ports([PORT] * 64) == (port(),) * 64
+    assert len(port(scale=",".join(["1"] * 64)).scales) == 64
+
+
 @given(st.lists(st.integers(-127, 127), max_size=40), st.floats(1e-6, 1e6), st.sampled_from(["float32", "float64"]))
 def test_what_goes_out_comes_back(integers, scale, kind):
     """An honest answer is always found to be the run's, whatever its scale."""
