@@ -1,9 +1,11 @@
 """Engines of nodes that cheat: the real engine, with a value changed somewhere in the run, consistently told to who asks."""
 
 from dataclasses import dataclass
+from hashlib import sha256
 
 import numpy as np
 
+from avow.exact.hashing import Salts
 from avow.exact.kernels.tracer import BulkTracer, Keeper
 
 _TYPES = {"int8": np.int8, "int16": np.int16, "int32": np.int32}
@@ -93,6 +95,17 @@ class LyingEngine:
         del effective, header, said
         _, trace, tensors = self._traced(request, salts)
         return LyingRun(list(trace.leaves), tensors)
+
+
+class OtherKeyEngine(LyingEngine):
+    """Salts its runs under another key than the seed of the statement gives, and commits to that key."""
+
+    @staticmethod
+    def salts(seed):
+        return Salts(sha256(b"other" + Salts.of(seed).key).digest())
+
+    def _traced(self, request, seed):
+        return super()._traced(request, self.salts(seed))
 
 
 class _Call:
