@@ -115,9 +115,10 @@ def test_a_cut_stream_leaves_its_receipt(avow, gateway, home, tmp_path):
 
 
 def test_a_demand_that_is_not_met(avow, gateway):
-    ran = avow("ask", "hello", "--require", "settled")
+    ran = avow("ask", "hello", "--require", "requester")
     assert (ran.code, ran.out) == (1, "")
     assert "receipt_refused" in ran.err
+    assert avow("ask", "hello", "--require", "settled", "--json").json["receipt"]["settled"], "it is waited for"
     assert avow("ask", "hello", "--require", "magic").code == 2
 
 

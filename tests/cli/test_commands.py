@@ -51,9 +51,22 @@ def test_kept_receipts(avow, gateway, home, tmp_path):
     assert (ran.code, ran.out) == (0, f"{waiting[:16]}  settled\n")
     assert avow("receipts", "verify", waiting, "--require", "settled", "--json").json["verdict"] == "warn"
     assert avow("receipts", "refresh", "--json").json == []
+    assert [item["id"] for item in avow("receipts", "list", "--json").json] == [item["id"] for item in listed]
     assert avow("receipts", "refresh", waiting, "--json").json == [
         {"id": waiting, "settled": True, "overturned": False}
     ]
+
+
+def test_long_parts_are_cut_for_people(avow, gateway):
+    avow("ask", "x" * 5_000)
+    [kept] = avow("receipts", "list", "--json").json
+    shown = avow("receipts", "show", kept["id"]).out
+    assert max(len(line) for line in shown.splitlines()) < 2_100
+    assert "characters)" in shown
+    assert "x" * 5_000 in avow("receipts", "show", kept["id"], "--json").out
+    ran = avow("receipts", "show", kept["id"], "--only", "response/nothing")
+    assert ran.code == 2
+    assert "avow receipts show" in ran.err
 
 
 def test_a_redacted_or_partly_disclosed_copy(avow, gateway, tmp_path):
@@ -249,7 +262,12 @@ def test_a_home_that_cannot_be_written(avow, tmp_path):
     assert ran.err.startswith("error: ")
 
 
-def test_state_that_is_no_json_is_passed_over(avow, gateway, home):
+def test_trust_shows_the_file_in_force(avow, gateway, home):
+    assert avow("trust", "show", gateway.url).out.splitlines()[0] == str(home / "trust.json")
+
+
+def test_state_that_is_no_json_is_passed_over(avow, gateway, home, monkeypatch):
+    monkeypatch.setattr("avow.client.session.DEFAULT_URL", "http://127.0.0.1:9")  # a network may run at the usual port
     (home / "gateway" / "state.json").write_text(json.dumps([1]))
     assert avow("status").code == 1
 

@@ -6,7 +6,7 @@ from functools import cache
 
 import pytest
 
-from avow.errors import AvowError, NotAReceipt
+from avow.errors import AvowError, NotAReceipt, NotFound
 from avow.methods import checks
 from avow.receipt.encoding import Value, encode
 from avow.receipt.finality import BatchState
@@ -275,7 +275,7 @@ def test_one_part_disclosed(fresh):
     assert "/messages/0" in report["request"].detail
     lied = replace(shown, disclosures=(replace(shown.disclosures[0], data=b"{}"), *shown.disclosures[1:]))
     assert outcome(judge(network, lied)) == {"request": "commitment_mismatch"}
-    with pytest.raises(NotAReceipt):
+    with pytest.raises(NotFound):
         receipt.opened(body, response).disclosing(["request/messages/9"])
     with pytest.raises(NotAReceipt):
         shown.disclosing(["effective"])

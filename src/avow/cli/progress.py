@@ -63,5 +63,6 @@ class _Lines:
         if label == self._label and now < self._next:
             return
         self._label, self._next = label, now + _LINE_EVERY_S
-        share = f"{100 * done // total} %" if total else f"{done // 1_000_000} MB"
-        say(f"{label}: {share}")
+        if total or done:
+            label += f": {100 * done // total} %" if total else f": {done // 1_000_000} MB"
+        say(label)

@@ -23,6 +23,10 @@ _VERDICTS = {
 }
 
 
+MAX_SHOWN = 2_000
+"""Characters of one part, for people; --json has all of it."""
+
+
 def put_report(report: Report) -> None:
     """Each check one line, then the verdict and what is not proven."""
     put(f"receipt {report.receipt}")
@@ -114,4 +118,5 @@ def _readable(data: bytes) -> str:
         text = data.decode("utf-8")
     except UnicodeDecodeError:
         return f"{len(data)} bytes"
-    return "".join(character if character.isprintable() else "·" for character in text)
+    shown = text if len(text) <= MAX_SHOWN else f"{text[: MAX_SHOWN - 20]}… ({len(text)} characters)"
+    return "".join(character if character.isprintable() else "·" for character in shown)

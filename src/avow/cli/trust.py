@@ -24,7 +24,7 @@ def trust() -> None:
 def show(url: str | None, home: Path | None, as_json: bool) -> None:
     """The policy in force for the gateway at URL, or all that are pinned."""
     pins = Pins(resolve_home(home))
-    found = pins.all() if url is None else [(pins.path(url), pins.for_url(url))]
+    found = pins.all() if url is None else [(pins.file_for(url), pins.for_url(url))]
     if as_json:
         put_json([_view(policy) | {"file": str(path)} for path, policy in found])
         return

@@ -73,13 +73,17 @@ class Pins:
 
     def for_url(self, url: str) -> TrustPolicy:
         """Rules 1 and 2. Raises TrustNotPinned."""
+        return read_policy(self.file_for(url))
+
+    def file_for(self, url: str) -> Path:
+        """The file whose policy is in force for the gateway at `url`. Raises TrustNotPinned."""
         path = self.path(url)
         if path.exists():
-            return read_policy(path)
+            return path
         if is_loopback(url):
             local = self.home / LOCAL_POLICY
             if local.exists():
-                return read_policy(local)
+                return local
             raise TrustNotPinned(
                 f"no network has run here: there is no {local}",
                 hint="start one with `avow up`, or name its home with --home",

@@ -1,5 +1,6 @@
 """Receipts kept on this machine: HOME/receipts/<id>.json, readable by their owner alone, since they may hold prompt and answer."""
 
+import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,9 +20,12 @@ class SavedReceipts:
         self.folder = home / FOLDER
 
     def save(self, receipt: Receipt) -> Path:
-        """Keep `receipt`; one with the same id is replaced. The file's path."""
+        """Keep `receipt`; one with the same id is replaced, and keeps its place among the others. The file's path."""
         path = self.folder / f"{receipt.id}.json"
+        before = path.stat() if path.exists() else None
         write_private(path, receipt.to_json())
+        if before is not None:
+            os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
         return path
 
     def merge(self, receipt: Receipt) -> Path:
@@ -50,7 +54,7 @@ class SavedReceipts:
         return Receipt.load(read_limited(self.find(prefix)))
 
     def newest_first(self) -> Iterator[tuple[Path, Receipt]]:
-        """All of them that can be read, by the time of saving."""
+        """All of them that can be read, by the time when they were first saved."""
         for path in sorted(self.folder.glob("*.json"), key=lambda item: item.stat().st_mtime, reverse=True):
             try:
                 yield path, Receipt.load(read_limited(path))

@@ -88,7 +88,10 @@ class Settings:
     opening: str = "anyone"
 
     def options(self) -> Options:
-        """The settings that concern one request, checked. Raises BadOption or InputError."""
+        """The settings that concern one request, checked. Raises BadOption or InputError.
+
+        Who demands that an answer has settled has each call wait for it.
+        """
         unknown = [demand for demand in self.require if demand not in DEMANDS]
         if unknown:
             raise InputError(f"nothing called {unknown[0]!r} can be demanded", hint=f"one of {', '.join(DEMANDS)}")
@@ -96,7 +99,7 @@ class Settings:
             raise InputError("a payment is signed by an account", hint="pass its key as key=…")
         return Options(
             method=None if self.method is None else method_of(self.method),
-            finality=finality_of(self.finality),
+            finality=finality_of("settled" if "settled" in self.require else self.finality),
             programs={name: program_of(program) for name, program in (self.programs or {}).items()},
             require=self.require,
             private_key=self.private_key,

@@ -180,7 +180,8 @@ class Payers:
         left = balance - self._owed(payer) - self._reserved.get(payer, 0)
         if amount > left:
             raise PayerUncovered(
-                "the payer's account does not hold what the answer may cost",
+                f"the payer's account does not hold what the answer may cost, {amount} wei",
+                hint="send it that much, or ask for fewer tokens",
                 payer="0x" + payer.hex(),
                 amount=str(amount),
             )

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Self
 
-from avow.errors import EncodingError, NotAReceipt, TooLarge
+from avow.errors import EncodingError, NotAReceipt, NotFound, TooLarge
 from avow.receipt import fields
 from avow.receipt.commitment import (
     MAX_NAME,
@@ -188,7 +188,9 @@ class Receipt:
             rest = name.removeprefix(kind)
             index = next((i for i, (part, _) in enumerate(parts) if part in (rest, rest[1:], name)), None)
             if index is None:
-                raise NotAReceipt(f"the receipt's opening has no part {name!r}")
+                raise NotFound(
+                    f"the receipt's opening has no part {name[:128]!r}", hint="`avow receipts show` names the parts"
+                )
             shown.append(disclose(kind, opening.seed, parts, index))
         return replace(self, opening=None, disclosures=tuple(shown))
 

@@ -109,7 +109,10 @@ class Journal:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
             os.close(self._lock)
-            raise JournalBusy("another watcher uses this journal", hint="give this one --journal") from None
+            raise JournalBusy(
+                "another watcher uses this journal",
+                hint="`avow up` runs one: `avow watch --status` shows what it found; --journal FILE gives this one a journal of its own",
+            ) from None
         self._database = _open(path)
         found = self._fact("chain_id")
         if found not in (None, chain_id):
