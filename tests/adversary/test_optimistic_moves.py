@@ -18,23 +18,13 @@ from avow.exact.fraud import FraudProof
 from avow.nodes.gateway.account import account_key
 from avow.nodes.watcher.states import State
 from avow.receipt.finality import OptimisticParameters
-from tests.nodes.liars import Lie, LyingEngine
 from tests.nodes.optimistic import ETHER, network_of, until
-from tests.nodes.watcher.command import PATIENCE_S, pay
+from tests.nodes.watcher.command import MARKS, PATIENCE_S, lying, pay
 from tests.nodes.watching import watcher_of
 
 LONG = OptimisticParameters(window_ms=900_000, move_ms=300_000, reveal_blocks=1)
 SHORT = OptimisticParameters(window_ms=25_000, move_ms=3_000, reveal_blocks=1)
-pytestmark = [
-    pytest.mark.timeout(2_400),
-    pytest.mark.network,
-    pytest.mark.slow,
-    pytest.mark.xdist_group("network"),
-]
-
-
-def lying(engine):
-    return LyingEngine(engine, [Lie(0, 4)])
+pytestmark = MARKS
 
 
 class Prosecution(Exception):

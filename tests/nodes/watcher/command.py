@@ -9,14 +9,28 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+import pytest
 from aiohttp import ClientSession, web
 
 from avow.chain.transaction import address_of_private_key, sign_transaction
 from tests.nodes.conftest import REPOSITORY
+from tests.nodes.liars import Lie, LyingEngine
 from tests.patience import patient_s
 
 PATIENCE_S = patient_s(180)
 """Machines that test are slow and busy; what is tested is not how long it takes."""
+MARKS = [
+    pytest.mark.timeout(2_400),
+    pytest.mark.network,
+    pytest.mark.slow,
+    pytest.mark.xdist_group("network"),
+]
+"""Of the tests that run a network and its watchers as processes."""
+
+
+def lying(engine):
+    """The engine with a wrong value in its first trace."""
+    return LyingEngine(engine, [Lie(0, 4)])
 
 
 @dataclass

@@ -4,8 +4,6 @@ import asyncio
 import json
 import secrets
 
-import pytest
-
 from avow.chain.transaction import address_of_private_key
 from avow.nodes.full import FullNodeConfig, running_chain
 from avow.nodes.watcher.journal import Journal, read_summary
@@ -13,15 +11,10 @@ from avow.nodes.watcher.states import State
 from avow.receipt.finality import OptimisticParameters
 from tests.nodes.liars import Lie, LyingEngine
 from tests.nodes.optimistic import ETHER, make_home, network_of
-from tests.nodes.watcher.command import PATIENCE_S, avow, pay, spawn, watcher_home, watching
+from tests.nodes.watcher.command import MARKS, PATIENCE_S, avow, pay, spawn, watcher_home, watching
 
 RULES = OptimisticParameters(window_ms=120_000, move_ms=20_000, reveal_blocks=1)
-pytestmark = [
-    pytest.mark.timeout(2_400),
-    pytest.mark.network,
-    pytest.mark.slow,
-    pytest.mark.xdist_group("network"),
-]
+pytestmark = MARKS
 
 
 def no_traceback(errors):

@@ -12,22 +12,12 @@ from avow.chain.modules import optimistic
 from avow.nodes.errors import OpeningGone
 from avow.nodes.watcher.journal import read_summary
 from avow.receipt.finality import OptimisticParameters
-from tests.nodes.liars import Lie, LyingEngine
 from tests.nodes.optimistic import network_of, until
-from tests.nodes.watcher.command import PATIENCE_S, watcher_home, watching, way_to
+from tests.nodes.watcher.command import MARKS, PATIENCE_S, lying, watcher_home, watching, way_to
 
 RULES = OptimisticParameters(window_ms=600_000, move_ms=300_000, reveal_blocks=1)
 SILENCE = OptimisticParameters(window_ms=120_000, move_ms=8_000, reveal_blocks=1)
-pytestmark = [
-    pytest.mark.timeout(2_400),
-    pytest.mark.network,
-    pytest.mark.slow,
-    pytest.mark.xdist_group("network"),
-]
-
-
-def lying(engine):
-    return LyingEngine(engine, [Lie(0, 4)])
+pytestmark = MARKS
 
 
 async def killed_at(network, home, number, when):

@@ -2,20 +2,13 @@
 
 import json
 
-import pytest
-
 from avow.receipt.finality import OptimisticParameters
 from tests.nodes.optimistic import network_of, small_program
-from tests.nodes.watcher.command import watching
+from tests.nodes.watcher.command import MARKS, watching
 from tests.nodes.watcher.language import NAME, install_chat, request_of
 
 RULES = OptimisticParameters(window_ms=900_000, move_ms=300_000, reveal_blocks=1)
-pytestmark = [
-    pytest.mark.timeout(2_400),
-    pytest.mark.network,
-    pytest.mark.slow,
-    pytest.mark.xdist_group("network"),
-]
+pytestmark = MARKS
 HEADERS = {"content-type": "application/json", "avow-method": "optimistic"}
 
 

@@ -5,18 +5,12 @@ import json
 import signal
 
 import httpx2
-import pytest
 
 from avow.nodes.chain_client import ChainClient
 from tests.nodes.optimistic import NAME, body_of, install, small_program, until
-from tests.nodes.watcher.command import PATIENCE_S, avow, spawn
+from tests.nodes.watcher.command import MARKS, PATIENCE_S, avow, spawn
 
-pytestmark = [
-    pytest.mark.timeout(2_400),
-    pytest.mark.network,
-    pytest.mark.slow,
-    pytest.mark.xdist_group("network"),
-]
+pytestmark = MARKS
 
 UP = """
 import asyncio, json, sys
