@@ -29,7 +29,7 @@ MARKS = [
 
 
 def lying(engine):
-    """The engine with a wrong value in its first trace."""
+    """The engine with a wrong value of its fifth operator."""
     return LyingEngine(engine, [Lie(0, 4)])
 
 
