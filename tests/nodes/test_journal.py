@@ -71,6 +71,103 @@ def test_nothing_is_written_after_a_failure(tmp_path, monkeypatch):
     journal.close()
 
 
+def test_a_file_that_becomes_free_after_a_failure_is_not_filled(tmp_path, monkeypatch):
+    """The database folds the first generation only when writing the second has failed."""
+    journal, _ = opened(tmp_path)
+    journal.start(1)
+    journal.append([b"of 1"])
+    assert journal.turn() == 1
+    journal.append([b"of 2"])
+    with monkeypatch.context() as failing:
+        failing.setattr("os.fdatasync", _no_disk)
+        with pytest.raises(OSError, match="no disk"):
+            journal.append([b"not known to be durable"])
+    journal.release(1)
+    assert not journal.has_room([b""])
+    assert journal.turn() == 2
+    journal.release(2)
+    assert not journal.has_room([b""])
+    journal.close()
+    journal, found = opened(tmp_path, folded=1)
+    assert found == [(2, [b"of 2", b"not known to be durable"])]  # whole after all: what lies there is judged now
+    journal.start(5)
+    assert journal.has_room([b"x"])
+    journal.close()
+
+
+def _no_disk(_file):
+    raise OSError("no disk")
+
+
+def test_a_file_is_filled_to_its_last_byte_and_no_further(tmp_path):
+    journal, _ = opened(tmp_path)
+    journal.start(1)
+    payload = bytes(range(256)) * 4
+    while journal.has_room([payload, payload]):
+        journal.append([payload])
+    first = next(size for size in range(2_000, -1, -1) if journal.has_room([bytes(size)]))
+    assert not journal.has_room([bytes(first + 1)])
+    assert journal.has_room([bytes(first - 20), b""])
+    assert not journal.has_room([bytes(first - 19), b""])
+    journal.append([bytes(first)])
+    assert (tmp_path / "journal-0").stat().st_size == LEAST_BYTES, "the file did not grow"
+    assert not journal.has_room([b""])
+    journal.close()
+    journal, [(generation, payloads)] = opened(tmp_path)
+    assert generation == 1
+    assert payloads == [payload] * (len(payloads) - 1) + [bytes(first)]
+    journal.close()
+
+
+@pytest.mark.parametrize("at", range(24))
+def test_any_changed_byte_of_a_record_ends_the_file_there(tmp_path, at):
+    """Magic, generation, length, checksum, payload: each of them."""
+    journal, _ = opened(tmp_path)
+    journal.start(7)
+    journal.append([b"one!", b"two!", b"three"])
+    journal.close()
+    with (tmp_path / "journal-0").open("r+b") as file:
+        file.seek(24 + at)
+        byte = file.read(1)[0]
+        file.seek(24 + at)
+        file.write(bytes([byte ^ 1]))
+    journal, found = opened(tmp_path)
+    assert found == [(7, [b"one!"])]
+    journal.close()
+
+
+def test_a_record_of_another_generation_ends_a_file(tmp_path):
+    """It is whole, and of an earlier filling or of another file's: not what comes next."""
+    for generation in (2, 9):
+        journal, _ = opened(tmp_path)
+        journal.start(generation)
+        journal.append([b"record"])
+        journal.close()
+        data = (tmp_path / "journal-0").read_bytes()[:26]
+        journal, _ = opened(tmp_path)
+        journal.start(5)
+        journal.append([b"record"])
+        journal.close()
+        with (tmp_path / "journal-0").open("r+b") as file:
+            file.seek(26)
+            file.write(data)
+        journal, found = opened(tmp_path)
+        assert found == [(5, [b"record"])]
+        journal.close()
+
+
+def test_files_that_are_too_small_are_made_whole_and_larger_ones_kept(tmp_path):
+    (tmp_path / "journal-0").write_bytes(bytes(LEAST_BYTES - 1))
+    (tmp_path / "journal-1").write_bytes(bytes(3 * LEAST_BYTES))
+    journal = Journal(tmp_path / "journal", 2 * LEAST_BYTES)
+    assert journal.recover(0) == []
+    assert [(tmp_path / f"journal-{at}").stat().st_size for at in (0, 1)] == [2 * LEAST_BYTES, 3 * LEAST_BYTES]
+    journal.start(1)
+    assert journal.has_room([bytes(2 * LEAST_BYTES - 20)])
+    assert not journal.has_room([bytes(2 * LEAST_BYTES - 19)]), "the smaller one decides"
+    journal.close()
+
+
 def test_without_room_there_is_none(tmp_path, monkeypatch):
     monkeypatch.setattr("os.statvfs", lambda _: os.statvfs_result((1, 1, 10, 10, 10, 1, 1, 1, 0, 255)))
     with pytest.raises(OSError, match="no room"):

@@ -121,6 +121,7 @@ class Journal:
         except OSError:
             self._current = None
             self._free = []
+            self._filled = {}  # no file becomes free any more
             raise
         self._position += len(data)
 
