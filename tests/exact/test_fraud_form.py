@@ -145,6 +145,9 @@ def test_as_much_as_fits_is_taken():
     inside = [[at, b"r"] for at in range(48)]
     for name, most in (("tensors", opened), ("constants", opened), ("inside", inside)):
         assert FraudProof.parse(encode({**value, name: most})).encoded() == encode({**value, name: most})
+    assert FraudProof.parse(encode({**value, "witness": None})).witness is None
+    nothing = {**proof_of("header"), "header": b"", "head": b""}  # somebody may have committed to no header at all
+    assert FraudProof.parse(encode(nothing)).encoded() == encode(nothing)
     many = [[0, [[at, b"x"] for at in range(MAX_OPENED)], []]]
     assert len(FraudProof.parse(encode({**value, "tensors": many})).tensors[0].chunks) == MAX_OPENED
     small = proof_of("presence")

@@ -16,7 +16,7 @@ from tests.nodes.liars import Lie, OtherKeyEngine
 from tests.nodes.optimistic import network_of
 from tests.nodes.watcher.command import PATIENCE_S, watching
 
-RULES = OptimisticParameters(window_ms=120_000, move_ms=8_000, reveal_blocks=1)
+RULES = OptimisticParameters(window_ms=600_000, move_ms=8_000, reveal_blocks=1)
 pytestmark = [
     pytest.mark.timeout(2_400),
     pytest.mark.network,
