@@ -197,9 +197,9 @@ async def answers(network, model, count, body):
     async with network.client() as client:
         await network.ready(model)
 
-        async def one(number):
+        async def one(number, **short):
             async with turn:
-                asked = {**model.body(number), **(body or {})}
+                asked = {**model.body(number), **(body or {}), **short}
                 if model.chats:
                     return await client.chat(asked.pop("messages"), model=model.name, **asked)
                 return await client.infer(model.name, asked.pop("inputs"), **asked)
@@ -207,7 +207,7 @@ async def answers(network, model, count, body):
         async def payable():
             """The gateway opens its allowance for a node when it sees it."""
             try:
-                await one(count)
+                await one(count, **({"max_tokens": 1} if model.chats else {}))
             except RemoteError as error:
                 if error.remote_code != "gateway_uncovered":
                     raise

@@ -9,7 +9,7 @@ from avow.exact.compile.emission import Emission
 from avow.exact.hashing import Recorder
 from avow.exact.kernels.language_machine import LanguageMachine
 from avow.exact.kernels.statistics import FastStatistics
-from avow.exact.kernels.tracer import Keeper
+from avow.exact.kernels.tracer import BulkTracer, Keeper
 from avow.exact.program import Program, Tensor
 from avow.exact.specification import bounds, machine
 from avow.exact.specification.cells import Parameters
@@ -55,6 +55,22 @@ def test_every_value_is_the_specification_s(depth: int, columns: int) -> None:
         slow, quick = (Keeper(Recorder(SEED, count), count) for _ in range(2))
         parameters = Parameters(max_tokens=4)
         expected = machine.run(program, [np.array(PROMPT, "<i4").tobytes()], parameters=parameters, tracer=slow)
-        found = LanguageMachine(program, most=2).run(PROMPT, parameters, tracer=quick)
+        found = LanguageMachine(program).run(PROMPT, parameters, tracer=quick)
         assert np.array(found.tokens, "<i4").tobytes() == expected.outputs[0]
         assert quick.tensors == slow.tensors, (kind, result)
+
+
+@pytest.mark.parametrize("depth", [1, 15, 16, 17, 64, 79, 200])
+@pytest.mark.parametrize("columns", [7, 16, 33])
+def test_many_steps_at_once_are_each_one(depth: int, columns: int) -> None:
+    for kind, result in product(("int8", "int16"), TYPES):
+        program = one_product(depth, columns, kind, result)
+        parameters = Parameters(max_tokens=20)
+        fast = LanguageMachine(program)
+        found, slow = fast.trace(PROMPT, parameters, Recorder(SEED, program.ranks))
+        assert len(found.tokens) == 20
+        tokens = found.tokens
+        _, quick = fast.trace(
+            PROMPT, parameters, BulkTracer(SEED, program.ranks), expected=lambda so_far, tokens=tokens: tokens[len(so_far) :]
+        )  # fmt: skip
+        assert quick.trace == slow.trace

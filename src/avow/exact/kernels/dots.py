@@ -1,4 +1,4 @@
-"""One row by a matrix whose rows are int8 where the file has them: what a language model does for each token.
+"""Matrices whose rows are int8 where the file has them: one row by such a one, as a language model does for each token; and panels of it.
 
 Rules:
 1. Such a product reads each weight once, so it is as quick as memory: rows are read one after the other as one stream, and what comes
@@ -21,6 +21,7 @@ from avow.exact.kernels.simd import (
     pair_sums,
     read,
     shuffle,
+    write,
 )
 
 ROWS = 8
@@ -111,3 +112,38 @@ def eight_dots(
     real = {"low", "high"}
     kinds = (types.float64 if name in real else types.int64 for name in _NAMES)
     return types.void(*kinds), generate
+
+
+PACKED = 16
+"""Rows, and values of each, that `pack_square` packs at once."""
+# Neighbours of two vectors, by one and by two, within their halves; then halves of two vectors.
+_ONES = [[0, 8, 1, 9, 4, 12, 5, 13], [2, 10, 3, 11, 6, 14, 7, 15]]
+_TWOS = [[0, 1, 8, 9, 4, 5, 12, 13], [2, 3, 10, 11, 6, 7, 14, 15]]
+_FOURS = [[0, 1, 2, 3, 8, 9, 10, 11], [4, 5, 6, 7, 12, 13, 14, 15]]
+
+
+def _transposed(builder: Builder, rows: list[Value]) -> list[Value]:
+    """Eight vectors of eight, rows to columns."""
+    fours = []
+    for at in (0, 4):
+        ones = [shuffle(builder, rows[at + n], rows[at + n + 1], order) for n in (0, 2) for order in _ONES]
+        fours.append([shuffle(builder, ones[n], ones[n + 2], order) for n in (0, 1) for order in _TWOS])
+    return [shuffle(builder, low, high, order) for order in _FOURS for low, high in zip(*fours, strict=True)]
+
+
+@intrinsic
+def pack_square(typing_context: Any, weights: Any, stride: Any, panel: Any) -> Any:  # noqa: ARG001
+    """int8[16][16], rows `stride` bytes apart → int16[8][16][2]: pairs of neighbours, those of all rows together."""
+
+    def generate(context: Any, builder: Builder, sig: Any, arguments: Any) -> Any:  # noqa: ARG001
+        start, stride, panel = arguments
+        for half in (0, 1):
+            rows = []
+            for number in range(8 * half, 8 * half + 8):
+                narrow = read(builder, builder.add(start, builder.mul(stride, constant(number))), _NARROW)
+                rows.append(builder.bitcast(builder.sext(narrow, _HALVES), _SUMS))
+            for pair, column in enumerate(_transposed(builder, rows)):
+                write(builder, column, offset(builder, panel, 64 * pair + 32 * half))
+        return context.get_dummy_value()
+
+    return types.void(types.int64, types.int64, types.int64), generate

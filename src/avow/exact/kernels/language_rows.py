@@ -13,9 +13,9 @@ import numpy as np
 
 from avow.exact.kernels.compilation import WIDTH, Kernel, helper
 from avow.exact.kernels.digests import record_leaf
+from avow.exact.kernels.dots import PACKED, eight_dots, pack_square
 from avow.exact.kernels.dots import ROWS as DOTS
 from avow.exact.kernels.dots import STRIDE as LINE
-from avow.exact.kernels.dots import eight_dots
 from avow.exact.kernels.memory import Array, copy_bytes, float64s, int8s, int16s, int32s, int64s, put, value_at
 from avow.exact.kernels.products import SPARE, panel_rows, to_int16
 from avow.exact.kernels.rows import (
@@ -127,11 +127,16 @@ def pack_lines(weights: int, stride: int, rows: int, depth: int, panel: int) -> 
     """int8[rows ≤ 16][depth], rows `stride` bytes apart → int16[⌈depth/2⌉][16][2], zeros where there is nothing."""
     pairs = (depth + 1) // 2
     out = int32s(panel, pairs * PANEL)
+    packed = 0
     if rows < PANEL:
         out[:] = 0
+    else:
+        packed = depth // PACKED * PACKED
+        for k in range(0, packed, PACKED):
+            pack_square(weights + k, stride, panel + 2 * PANEL * k)
     for row in range(rows):
         w = int8s(weights + row * stride, depth)
-        for pair in range(depth // 2):
+        for pair in range(packed // 2, depth // 2):
             out[pair * PANEL + row] = (np.int32(w[2 * pair]) & np.int32(0xFFFF)) | (
                 np.int32(w[2 * pair + 1]) << np.int32(16)
             )
