@@ -330,3 +330,10 @@ def test_without_a_nodes_packages(avow, monkeypatch):
     ran = avow("up")
     assert ran.code == 1
     assert "avow[node]" in ran.err
+
+
+@pytest.mark.parametrize("group", ["receipts", "trust", "key", "model", "net"])
+def test_a_group_lists_its_commands_with_whole_sentences(avow, group):
+    text = avow(group, "--help").out
+    assert "Commands:" in text
+    assert "..." not in text.partition("Commands:")[2]

@@ -126,6 +126,14 @@ def test_what_is_no_model_is_said_to_be_what_it_is(tmp_path, capsys, content, sa
     assert ".gguf" in output.err or "model add" in output.err
 
 
+@pytest.mark.parametrize("name", ["nope.onnx", "nope-1.5b"])
+def test_what_is_not_there_is_said(tmp_path, capsys, name):
+    code, output = run(capsys, tmp_path, "compile", name)
+    assert code == 2
+    assert f"neither a file nor a model of this machine called {name!r}" in output.err
+    assert "avow model list" in output.err
+
+
 def test_a_chat_model_is_known_by_its_bytes(tmp_path, capsys):
     (tmp_path / "model.bin").write_bytes(b"GGUF\x03\x00\x00\x00")
     code, output = run(capsys, tmp_path, "compile", tmp_path / "model.bin")

@@ -58,7 +58,8 @@ async def one_call(session, url, method, number, tally, *, stream):
         ) as response:
             data = await response.read()
             if response.status != 200:
-                tally.failed[str(response.status)] = tally.failed.get(str(response.status), 0) + 1
+                name = f"{response.status} {error_code(data)}"
+                tally.failed[name] = tally.failed.get(name, 0) + 1
                 return False
     except (aiohttp.ClientError, TimeoutError, OSError) as error:
         name = type(error).__name__
@@ -70,6 +71,13 @@ async def one_call(session, url, method, number, tally, *, stream):
         return False
     tally.delivered[member["id"]] = (method, from_base64url(member["receipt"]))
     return True
+
+
+def error_code(data):
+    try:
+        return json.loads(data)["error"]["code"]
+    except (ValueError, KeyError, TypeError):
+        return data[:64].decode(errors="replace")
 
 
 def last_member(data):

@@ -10,8 +10,8 @@ from avow.cli.frame import common, mapping, put, put_json, resolve_home, say, ta
 from avow.cli.model import size_text
 from avow.cli.model_files import is_gguf, not_sound
 from avow.cli.progress import progress
-from avow.errors import InputError, TooLarge
-from avow.models.errors import UnsafeModel
+from avow.errors import InputError, NotFound, TooLarge
+from avow.models.errors import UnknownProgram, UnsafeModel
 from avow.models.exact import PROGRAM_FILE, add_exact
 from avow.models.store import Store
 
@@ -118,7 +118,11 @@ def _file(store: Store, model: str) -> Path:
     path = Path(model)
     if path.is_file():
         return path
-    stored = store.find(model)
+    try:
+        stored = store.find(model)
+    except UnknownProgram as error:
+        detail = f"there is neither a file nor a model of this machine called {model[:256]!r}"
+        raise NotFound(detail, hint="`avow model list` shows the models") from error
     files = [stored.paths[each.path] for each in stored.manifest.files if each.path.endswith((".onnx", ".gguf"))]
     if len(files) != 1:
         raise InputError("the model has not one ONNX file", model=model[:96])

@@ -29,6 +29,15 @@ def common(command: Command) -> Command:
     return home_option(json_option(command))
 
 
+class Group(click.Group):
+    """Lists its commands with their whole first sentence."""
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        commands = [(name, self.commands[name]) for name in self.list_commands(ctx)]
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, command.get_short_help_str(limit=200)) for name, command in commands])
+
+
 def exit_code(error: AvowError) -> int:
     """Rule 2 of the package: what is wrong with the input is 2, everything else that fails is 1."""
     return NOT_USABLE if isinstance(error, InputError | NotAReceipt | NotFound) else FAILED

@@ -4,11 +4,11 @@ from pathlib import Path
 
 import click
 
-from avow.cli.frame import common, mapping, put, put_json, resolve_home, say, table
+from avow.cli.frame import Group, common, mapping, put, put_json, resolve_home, say, table
 from avow.client.accounts import Account, Accounts, checksummed
 
 
-@click.group()
+@click.group(cls=Group)
 def key() -> None:
     """Your accounts (secp256k1, as Ethereum's): a request signed by one names it in the statement."""
 

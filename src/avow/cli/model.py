@@ -5,7 +5,7 @@ from typing import Any
 
 import click
 
-from avow.cli.frame import common, mapping, put, put_json, resolve_home, say, table
+from avow.cli.frame import Group, common, mapping, put, put_json, resolve_home, say, table
 from avow.cli.progress import progress
 from avow.errors import InputError
 from avow.models import catalogue, importers
@@ -13,7 +13,7 @@ from avow.models.index import Piece, Wheel
 from avow.models.store import Store, StoredProgram
 
 
-@click.group()
+@click.group(cls=Group)
 def model() -> None:
     """The models on this machine, named by a digest over weights, template and options."""
 

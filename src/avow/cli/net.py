@@ -7,11 +7,11 @@ from typing import Any
 
 import click
 
-from avow.cli.frame import FAILED, OK, common, put, put_json, resolve_home, say, table
+from avow.cli.frame import FAILED, OK, Group, common, put, put_json, resolve_home, say, table
 from avow.cli.network import node_module
 
 
-@click.group()
+@click.group(cls=Group)
 def net() -> None:
     """A network of several validators (CometBFT). `avow up` is the network of one that needs nothing else."""
 
@@ -219,7 +219,11 @@ def start(validator: str, home: Path | None, as_json: bool) -> None:
 @common
 def kill(validator: str, process: str, name: str, home: Path | None, as_json: bool) -> None:
     """Send a signal to a validator's processes; what ends is started again. STOP and CONT pause and resume it."""
-    _put(_ask(home, "kill", validator=validator, process=process, signal=name), as_json=as_json)
+    sent = _ask(home, "kill", validator=validator, process=process, signal=name)
+    if as_json:
+        put_json(sent)
+    else:
+        put(f"sent {name} to {', '.join(map(str, sent))}" if sent else "nothing of it runs")
 
 
 @net.command()
@@ -227,18 +231,23 @@ def kill(validator: str, process: str, name: str, home: Path | None, as_json: bo
 @common
 def partition(validators: tuple[str, ...], home: Path | None, as_json: bool) -> None:
     """Part these validators from all others (a network made with --relay), until `heal`."""
-    _put(_ask(home, "partition", groups=[list(validators)]), as_json=as_json)
+    parted = _ask(home, "partition", groups=[list(validators)])
+    _put(
+        parted,
+        as_json=as_json,
+        said=f"parted from the others: {', '.join(validators)}; `avow net heal` joins them again",
+    )
 
 
 @net.command()
 @common
 def heal(home: Path | None, as_json: bool) -> None:
     """Join parted validators again."""
-    _put(_ask(home, "heal"), as_json=as_json)
+    _put(_ask(home, "heal"), as_json=as_json, said="all validators reach each other again")
 
 
-def _put(value: Any, *, as_json: bool) -> None:
+def _put(value: Any, *, as_json: bool, said: str = "") -> None:
     if as_json:
         put_json(value)
     else:
-        put(str(value))
+        put(said or str(value))

@@ -6,7 +6,7 @@ from pathlib import Path
 import click
 
 from avow.cli.connect import url_option
-from avow.cli.frame import FAILED, OK, common, put, put_json, resolve_home, say, table
+from avow.cli.frame import FAILED, OK, Group, common, put, put_json, resolve_home, say, table
 from avow.cli.show import moment, put_receipt, put_report, receipt_json
 from avow.client.errors import AnswerOverturned, NoReceipt, RemoteError, Unreachable
 from avow.client.pins import Pins
@@ -21,7 +21,7 @@ from avow.receipt.statement import Method
 from avow.verification import verify
 
 
-@click.group()
+@click.group(cls=Group)
 def receipts() -> None:
     """The receipts kept on this machine, under HOME/receipts."""
 

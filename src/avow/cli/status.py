@@ -114,7 +114,7 @@ def _words(watcher: dict[str, Any]) -> str:
     return "; ".join(
         [
             f"{watcher['seen']} statements seen up to block {watcher['height']}",
-            *([cases] if cases else []),
+            *([cases] if cases else ["none of them drawn to be run again"] if watcher["seen"] else []),
             *([f"{errors} errors of the watcher itself: `avow watch --status`"] if errors else []),
         ]
     )

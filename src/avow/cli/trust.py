@@ -5,7 +5,7 @@ from typing import Any
 
 import click
 
-from avow.cli.frame import common, mapping, put, put_json, resolve_home, say
+from avow.cli.frame import Group, common, mapping, put, put_json, resolve_home, say
 from avow.cli.show import moment
 from avow.client.pins import Pins, fingerprint, origin_of, read_policy
 from avow.client.session import gateway_url
@@ -13,7 +13,7 @@ from avow.errors import InputError, TrustNotPinned
 from avow.receipt.trust import MAX_POLICY, TrustPolicy
 
 
-@click.group()
+@click.group(cls=Group)
 def trust() -> None:
     """Whom you trust: chain, validators, attestation roots, methods."""
 

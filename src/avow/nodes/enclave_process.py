@@ -68,10 +68,12 @@ async def serve_enclave(
 def main(programs: Mapping[bytes, Loaded] | None = None) -> None:
     """`programs`: see `serve_enclave`."""
     parser = argparse.ArgumentParser(prog="avow enclave", description="Hold the key, run the engine, sign.")
-    parser.add_argument("--home", type=Path, required=True)
+    parser.add_argument("--home", type=Path, required=True, help="with the models")
     parser.add_argument("--listen", required=True, help="unix:PATH, tcp:HOST:PORT or vsock:CID:PORT")
     parser.add_argument("--program", action="append", default=[], help="name or id; may be repeated")
-    parser.add_argument("--attester", choices=["development", "nitro"], default="development")
+    parser.add_argument(
+        "--attester", choices=["development", "nitro"], default="development", help="who vouches for it"
+    )
     parser.add_argument("--threads", type=int, default=1, help="per job")
     parser.add_argument("--slots", type=int, default=4, help="jobs at once")
     given = parser.parse_args()

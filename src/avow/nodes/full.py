@@ -245,13 +245,26 @@ def run_chain(config: FullNodeConfig, ready: Callable[[str], None] = _announce) 
 def main() -> None:
     """`python -m avow.nodes.full`: the process as the supervisor starts it."""
     parser = argparse.ArgumentParser(prog="avow chain", description="Order, verify and record settlements.")
-    parser.add_argument("--home", type=Path, required=True)
-    parser.add_argument("--host", default="127.0.0.1")
-    parser.add_argument("--port", type=int, default=int(os.environ.get("AVOW_CHAIN_PORT", "0")))
-    parser.add_argument("--allowed-host", action="append", default=[])
-    parser.add_argument("--cors-origin", action="append", default=[])
-    parser.add_argument("--engine", choices=ENGINES, default=os.environ.get("AVOW_ENGINE", EMBEDDED))
-    parser.add_argument("--snapshot-interval", type=int, default=0, metavar="BLOCKS")
+    parser.add_argument("--home", type=Path, required=True, help="with the chain's genesis and keys")
+    parser.add_argument("--host", default="127.0.0.1", help="where JSON-RPC listens")
+    parser.add_argument(
+        "--port", type=int, default=int(os.environ.get("AVOW_CHAIN_PORT", "0")), help="0 picks one [$AVOW_CHAIN_PORT]"
+    )
+    parser.add_argument(
+        "--allowed-host", action="append", default=[], help="a name that it answers for; may be repeated"
+    )
+    parser.add_argument(
+        "--cors-origin", action="append", default=[], help="a web page's origin that may call it; may be repeated"
+    )
+    parser.add_argument(
+        "--engine",
+        choices=ENGINES,
+        default=os.environ.get("AVOW_ENGINE", EMBEDDED),
+        help="who orders: one validator in this process, or CometBFT [$AVOW_ENGINE]",
+    )
+    parser.add_argument(
+        "--snapshot-interval", type=int, default=0, metavar="BLOCKS", help="a snapshot for nodes that join, so often"
+    )
     given = parser.parse_args()
     hosts, origins = tuple(given.allowed_host), tuple(given.cors_origin)
     try:

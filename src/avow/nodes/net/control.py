@@ -73,5 +73,5 @@ async def ask(home: Path, command: str, **parameters: Any) -> Any:
         with suppress(OSError):
             writer.close()
     if "error" in answer:
-        raise ControlFault(str(answer["error"].get("detail")), code=answer["error"].get("code"))
+        raise ControlFault(str(answer["error"].get("detail")), remote_code=answer["error"].get("code"))
     return answer["result"]

@@ -102,7 +102,11 @@ def create(config: NetConfig) -> Layout:
     """Make a network. Raises NetworkExists."""
     home = private_folder(config.home)
     if (home / FILE).exists():
-        raise NetworkExists("there is a network in this folder already", home=str(home))
+        raise NetworkExists(
+            "there is a network in this folder already",
+            hint="`avow net up` runs it; --home names another folder",
+            home=str(home),
+        )
     folders = [home / f"validator{index}" for index in range(config.validators)]
     keys = [load_or_create_key(private_folder(folder / FOLDER) / VALIDATOR_KEY) for folder in folders]
     governance = account_address(home / GOVERNANCE)
