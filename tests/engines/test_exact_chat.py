@@ -26,7 +26,7 @@ from avow.models.store import Store, StoredProgram, hash_file
 from tests.exact.language_model import program, vocabulary
 
 SEED = bytes(range(32))
-TRACE = "35cac249174b572abde74fccb96a4620dc0d31afa144125dedfb94f1b6893bdc"
+TRACE = "85b5ba10fa0d71555ade36cf9e4fd6cb313dbecff62e867a0c0f5b8b5b0de039"
 """Of the real program's answer below: the whole run, bit by bit."""
 
 

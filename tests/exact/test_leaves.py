@@ -11,11 +11,13 @@ from avow.exact.compile.leaves import _needed, choose, with_leaves
 from avow.exact.errors import BadProgram
 from avow.exact.fraud import MalformedProof, NoFault, NotCommitted, NotShown
 from avow.exact.hashing import OUTPUT_SLOT, Salts
+from avow.exact.outline import outline
 from avow.exact.program import NO_LEAF, Program
-from avow.exact.prover import _Search, find_fault
+from avow.exact.prover import _Search, _Trail, find_fault
+from avow.exact.reading import MOST_RUNS
 from avow.exact.referee import Guilty
 from avow.exact.sites import Site, origin_of_output
-from avow.exact.specification import KINDS, bounds
+from avow.exact.specification import KINDS, bounds, cones
 from avow.exact.tensors import size_of, unpack
 from avow.receipt.encoding import encode
 from tests.exact import programs, traces
@@ -152,6 +154,52 @@ def test_an_append_or_its_row_has_a_leaf():
             bounds.check(with_chosen(program, everything - {row}))
             with pytest.raises(BadProgram):
                 bounds.check(with_chosen(program, everything - {number, row}))
+
+
+def chain(count, inside):
+    """A sum over 2,000 values, each rescaled so many times, by operators with or without a leaf."""
+    b = programs.Builder(Random(1), "once", 8)
+    found = b.program_input([2_000], -9, 9)
+    for _ in range(count):
+        found = b.emit("rescale", [found], [2_000], -9, 9, m=3, s=1)
+    b.emit("reduce", [found], [1], -(1 << 20), 1 << 20, mode=1, rescale=0, axis=0, block=2_000)
+    program = programs._finish(b, "chain", outputs=[count + 1])
+    return with_chosen(program, {0, count + 1} if inside else range(count + 2))
+
+
+def test_what_would_keep_a_referee_too_long_is_refused_by_loader_and_chain(monkeypatch):
+    """Of this chain the work alone is too much: with more allowed, all other bounds hold."""
+    few, many = chain(1, inside=True), chain(4, inside=True)
+    for check in (bounds.check, lambda program: outline(encode(program.header()))):
+        check(few)
+        check(chain(4, inside=False))
+        with pytest.raises(BadProgram, match="to judge an element costs"):
+            check(many)
+    monkeypatch.setattr(cones, "MAX_WORK", 1 << 20)
+    bounds.check(many)
+
+
+@settings(max_examples=40, deadline=None)
+@given(SEEDS)
+def test_what_a_referee_computes_is_within_what_its_cone_is_said_to_cost(seed):
+    program = thinned(seed)
+    inputs, parameters = run_of(program, seed)
+    claim = traces.traced(program, inputs, parameters)
+    own = traces.honest_beside(claim, inputs, parameters)
+    header, random = claim.parsed, Random(seed)
+    found = bounds.cones_of(program)
+    for root in found.roots():
+        operator = program.operators[root]
+        if KINDS[operator.kind].refute is not None:
+            continue
+        step = random.randrange(max(header.prompt - 1, 0) if operator.phase else 0, header.steps)
+        site = Site(program.head, operator, root, step, header.steps, header.prompt)
+        search = _Search(claim.subject, header, own, Salts(SEED), claim)
+        reading = search._reading(_Trail(search))
+        before = reading._work, reading._reads
+        reading.element(site, random.randrange(site.layout.size))
+        assert before[0] - reading._work <= MOST_RUNS * found.of(root).work
+        assert before[1] - reading._reads <= found.of(root).values
 
 
 def test_leaves_are_numbered_in_order():

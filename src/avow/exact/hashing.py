@@ -4,7 +4,8 @@ Rules:
 1. A tensor is its little-endian bytes, row-major, cut into chunks of 1,024 bytes (the last may be shorter; an empty tensor has none).
    digest(tensor) = H("avow/tensor/1", u64 byte length ‖ RFC 6962 root over the chunks). The length, and with it the number of
    chunks, is bound: nothing can be left out, put in or repeated.
-2. The chunks of a program's constants are public: the RFC 6962 leaf is the chunk itself.
+2. The chunks of a program's constants are public: the RFC 6962 leaf is the chunk itself. A constant of one dimension, of which operators
+   read single values, has chunks of 256 bytes.
 3. The chunks of a run are private until one is opened: the RFC 6962 leaf is salt ‖ chunk, 16 bytes of salt for each chunk. Hashes
    beside an opened chunk tell nothing about their contents, however easy these are to guess.
    key = H("avow/trace-key/1", seed), where seed is the opening's;  block(slot, j) = SHA-256(key ‖ u64 slot ‖ u64 j);
@@ -31,6 +32,8 @@ from avow.receipt.encoding import Value, decode, encode, tagged_hash
 
 CHUNK = 1_024
 """Bytes of a tensor under one leaf of its tree."""
+TABLE_CHUNK = 256
+"""Of a constant of one dimension."""
 SALT = 16
 SEED = 32
 KEY = 32
@@ -65,21 +68,26 @@ Buffer = bytes | bytearray | memoryview
 # --- Tensors (rules 1 to 4) ----------------------------------------------------------------------------------------
 
 
-def chunk_count(length: int) -> int:
-    """How many chunks a tensor of `length` bytes has."""
-    return -(-length // CHUNK)
+def constant_chunk(shape: Sequence[int]) -> int:
+    """The bytes of a chunk of a constant (rule 2)."""
+    return TABLE_CHUNK if len(shape) == 1 else CHUNK
 
 
-def chunk_length(length: int, chunk: int) -> int:
+def chunk_count(length: int, size: int = CHUNK) -> int:
+    """How many chunks of `size` bytes a tensor of `length` bytes has."""
+    return -(-length // size)
+
+
+def chunk_length(length: int, chunk: int, size: int = CHUNK) -> int:
     """The bytes in chunk number `chunk` of a tensor of `length` bytes; 0 ≤ chunk < chunk_count(length)."""
-    return min(CHUNK, length - chunk * CHUNK)
+    return min(size, length - chunk * size)
 
 
-def chunks(data: Buffer) -> Iterator[bytes]:
+def chunks(data: Buffer, size: int = CHUNK) -> Iterator[bytes]:
     """The tensor's chunks in order."""
     view = memoryview(data)
-    for start in range(0, len(view), CHUNK):
-        yield bytes(view[start : start + CHUNK])
+    for start in range(0, len(view), size):
+        yield bytes(view[start : start + size])
 
 
 def tensor_digest(length: int, root: bytes) -> bytes:
@@ -87,9 +95,9 @@ def tensor_digest(length: int, root: bytes) -> bytes:
     return sha256(_TENSOR_PREFIX + length.to_bytes(8) + root).digest()
 
 
-def constant_digest(data: Buffer) -> bytes:
-    """The digest of a constant (rule 2)."""
-    return tensor_digest(len(data), merkle.root(list(chunks(data))))
+def constant_digest(data: Buffer, size: int = CHUNK) -> bytes:
+    """The digest of a constant in chunks of `size` bytes (rule 2)."""
+    return tensor_digest(len(data), merkle.root(list(chunks(data, size))))
 
 
 def constant_chunk_hash(chunk: bytes) -> bytes:

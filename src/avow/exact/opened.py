@@ -17,7 +17,7 @@ from avow.exact import hashing, openings
 from avow.exact.descent import end_digest
 from avow.exact.errors import NotOpened
 from avow.exact.fraud import FraudProof, NotCommitted, NotShown, Opened
-from avow.exact.hashing import INPUT_SLOT, OUTPUT_SLOT, SALT, Header
+from avow.exact.hashing import CHUNK, INPUT_SLOT, OUTPUT_SLOT, SALT, Header
 from avow.exact.program import NO_LEAF, Head, Operator, Source
 from avow.exact.reading import ChunkedValues, Values
 from avow.exact.sites import Layout, Site, input_layout, output_layout
@@ -31,8 +31,8 @@ class _View:
 
     __slots__ = ("chunks", "layout", "values")
 
-    def __init__(self, layout: Layout, chunks: Mapping[int, bytes], skip: int) -> None:
-        """`skip`: bytes of salt before each chunk's values."""
+    def __init__(self, layout: Layout, chunks: Mapping[int, bytes], skip: int, size: int = CHUNK) -> None:
+        """`skip`: bytes of salt before each chunk's values; `size`: of a whole chunk without them."""
 
         def chunk(number: int) -> bytes:
             data = chunks.get(number)
@@ -42,7 +42,7 @@ class _View:
 
         self.layout = layout
         self.chunks = chunks
-        self.values = ChunkedValues(layout.type, chunk)
+        self.values = ChunkedValues(layout.type, chunk, size)
 
 
 class Openings:
@@ -58,7 +58,7 @@ class Openings:
         leaves: dict[int, bytes] = {}
         for tensor in proof.tensors:
             layout = _layout(tensor.slot, proof, header, head, sites)
-            digest = _digest(tensor, layout, SALT)
+            digest = hashing.tensor_digest(layout.length, opened_root(tensor, layout.length, SALT))
             if tensor.slot < header.leaves:
                 leaves[tensor.slot] = merkle.leaf_hash(digest)
             elif digest != end_digest(header, tensor.slot):
@@ -72,9 +72,10 @@ class Openings:
         for tensor in proof.constants:
             site, source = _constant(tensor.slot, sites)
             layout = site.layout_of(source)
-            digest = _digest(tensor, layout, 0)
+            size = hashing.constant_chunk(source.shape)
+            digest = hashing.tensor_digest(layout.length, opened_root(tensor, layout.length, 0, size))
             records[tensor.slot] = merkle.leaf_hash(encode([source.type, list(source.shape), digest]))
-            self._constants[tensor.slot] = _View(layout, dict(tensor.chunks), 0)
+            self._constants[tensor.slot] = _View(layout, dict(tensor.chunks), 0, size)
         check_under(records, head.constants, proof.constant_hashes, head.constants_root)
 
     def run(self, slot: int, layout: Layout) -> Values:
@@ -149,17 +150,15 @@ def _layout(slot: int, proof: FraudProof, header: Header, head: Head, sites: Seq
     raise NotShown("a tensor is opened that the fault does not need")
 
 
-def _digest(tensor: Opened, layout: Layout, salt: int) -> bytes:
-    """The digest that opened chunks lead to. Raises NotCommitted for chunks that the tensor cannot have."""
-    return hashing.tensor_digest(layout.length, opened_root(tensor, layout.length, salt))
+def opened_root(tensor: Opened, length: int, salt: int, size: int = CHUNK) -> bytes:
+    """The root over a tensor of `length` bytes, in chunks of `size` after `salt` bytes each, that opened ones lead to.
 
-
-def opened_root(tensor: Opened, length: int, salt: int) -> bytes:
-    """The root over the chunks of a tensor of `length` bytes, each after `salt` bytes, that opened ones lead to. Raises NotCommitted."""
-    total = hashing.chunk_count(length)
+    Raises NotCommitted.
+    """
+    total = hashing.chunk_count(length, size)
     hashes: dict[int, bytes] = {}
     for number, data in tensor.chunks:
-        if number >= total or len(data) != salt + hashing.chunk_length(length, number):
+        if number >= total or len(data) != salt + hashing.chunk_length(length, number, size):
             raise NotCommitted("a chunk is not of the tensor's size")
         hashes[number] = merkle.leaf_hash(data)
     return openings.root_of(total, hashes, tensor.hashes)

@@ -23,7 +23,7 @@ from typing import Self, cast
 from avow.errors import EncodingError, TooLarge
 from avow.exact import openings
 from avow.exact.errors import BadProgram
-from avow.exact.hashing import constant_digest
+from avow.exact.hashing import constant_chunk, constant_digest
 from avow.exact.records import (
     CACHE,
     CONSTANT,
@@ -314,7 +314,7 @@ def _read_constants(value: Value, view: memoryview, end_of_header: int) -> tuple
         constant = Constant(
             kind, shape, fields.octets(record[2], "digest", 32), view[start : start + size].toreadonly()
         )
-        if constant_digest(constant.data) != constant.digest:
+        if constant_digest(constant.data, constant_chunk(shape)) != constant.digest:
             raise BadProgram(f"constant {len(found)} is not what its digest says")
         found.append(constant)
         at = start + size

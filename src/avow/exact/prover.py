@@ -26,7 +26,18 @@ from avow.exact import openings
 from avow.exact.claims import ClaimedRun, ClaimedTensor, Claims, Difference, Respondent
 from avow.exact.committed import OwnRun
 from avow.exact.fraud import MAX_PROOF, FraudProof, Opened
-from avow.exact.hashing import ABSENT, CHUNK, INPUT_SLOT, OUTPUT_SLOT, SALT, Header, Salts, chunks, constant_chunk_hash
+from avow.exact.hashing import (
+    ABSENT,
+    CHUNK,
+    INPUT_SLOT,
+    OUTPUT_SLOT,
+    SALT,
+    Header,
+    Salts,
+    chunks,
+    constant_chunk,
+    constant_chunk_hash,
+)
 from avow.exact.program import NO_LEAF, Operator, Program
 from avow.exact.reading import ChunkedValues, Reading
 from avow.exact.referee import header_fault
@@ -289,7 +300,8 @@ class _Search:
         return Opened(slot, tuple((number, tensor.chunk(number)) for number in numbers), tensor.tree.proof(numbers))
 
     def _open_constant(self, number: int, numbers: Sequence[int]) -> Opened:
-        data = list(chunks(self._program.constants[number].data))
+        constant = self._program.constants[number]
+        data = list(chunks(constant.data, constant_chunk(constant.shape)))
         levels = openings.levels_over([constant_chunk_hash(chunk) for chunk in data])
         return Opened(number, tuple((at, data[at]) for at in numbers), tuple(openings.multiproof(levels, numbers)))
 
@@ -305,7 +317,8 @@ class _Search:
 
     def constant(self, number: int) -> ChunkedValues:
         constant = self._program.constants[number]
-        return ChunkedValues(constant.type, lambda at: memoryview(constant.data)[at * CHUNK : (at + 1) * CHUNK])
+        view, size = memoryview(constant.data), constant_chunk(constant.shape)
+        return ChunkedValues(constant.type, lambda at: view[at * size : (at + 1) * size], size)
 
     def _site(self, slot: int) -> Site:
         step, number = self._program.place(slot)

@@ -68,10 +68,10 @@ class ChunkedValues:
 
     __slots__ = ("_chunk", "_per_chunk", "_type", "touched")
 
-    def __init__(self, kind: str, chunk: Callable[[int], Buffer]) -> None:
-        """`chunk` gives a chunk's bytes, without salt."""
+    def __init__(self, kind: str, chunk: Callable[[int], Buffer], size: int = CHUNK) -> None:
+        """`chunk` gives a chunk's bytes, without salt; `size`: of a whole one."""
         self._type = kind
-        self._per_chunk = CHUNK // WIDTHS[kind]
+        self._per_chunk = size // WIDTHS[kind]
         self._chunk = chunk
         self.touched: dict[int, Sequence[int]] = {}
 

@@ -15,7 +15,7 @@ from typing import Self, cast
 
 from avow.errors import EncodingError
 from avow.exact.errors import BadProgram
-from avow.exact.hashing import constant_digest
+from avow.exact.hashing import constant_chunk, constant_digest
 from avow.exact.tensors import MAX_ELEMENTS, MAX_RANK, RANGES, WIDTHS, Buffer, size_of, unpack, value_at
 from avow.receipt import fields, merkle
 from avow.receipt.encoding import Value, decode, encode, tagged_hash
@@ -255,7 +255,7 @@ class Constant:
             raise BadProgram(f"a constant: {error.detail}") from error
         if len(data) != size_of(shape) * WIDTHS[kind]:
             raise BadProgram("a constant's bytes are not what its shape needs")
-        return cls(*checked, constant_digest(data), data)
+        return cls(*checked, constant_digest(data, constant_chunk(shape)), data)
 
     def value(self, index: int) -> int:
         """The value at a flat index."""

@@ -216,14 +216,14 @@ def _smollm2_exact() -> Entry:
         File(
             "program.exact",
             136_594_944,
-            bytes.fromhex("cc52cd07dab8f6a225668d98d92db7fa5e3f696c2adcaca25f8b1e358d95e1fe"),
+            bytes.fromhex("d065907ece702c88b8c77614a79d5bfc7bce3c7b40cb2a52b7ba998e728afc8a"),
         ),
         File(
             "tokeniser.cbor", 813_721, bytes.fromhex("a940edb6596806a2b33c8a052eabaeedc338555664bd6973672d3dae71f6aa81")
         ),
     )
     options: dict[str, Value] = {
-        "root": "13d46de00ad6ac34f84368eea0b9c7c82f26f0f137488e0d5c89d99f2118ada9",
+        "root": "c19c077dfcf0e00d3e159f749ee9f813d4a2fc4fef9fb2323cc45dea34854573",
         "program": "program.exact",
         "tokeniser": "tokeniser.cbor",
         "template": "chatml",

@@ -29,6 +29,7 @@ Value = None | bool | int | bytes | str | list["Value"] | dict[str, "Value"]
 
 MAX_BYTES = 16 * 1024 * 1024
 MAX_DEPTH = 16
+_HASH = 32
 MAX_ITEMS = 262_144
 
 _PREFIXES = ("utf8:", "hex:", "b64:", "int:", "text:")
@@ -144,10 +145,16 @@ class _Reader:
         self.items += 1
         if self.items > self.max_items:
             raise TooLarge("too many items", limit=self.max_items)
-        at = self.position
-        first = self.data[at] if at < len(self.data) else 0xFF
+        # The shortest heads, and byte strings of a hash's length: most values have one of these.
+        data, at = self.data, self.position
+        first = data[at] if at < len(data) else 0xFF
+        if first < 0x18:
+            self.position = at + 1
+            return first
+        if first == 0x58 and at + 2 + _HASH <= len(data) and data[at + 1] == _HASH:
+            self.position = at + 2 + _HASH
+            return data[at + 2 : at + 2 + _HASH]
         if first & 31 < 24 and first < 0xE0:
-            # The shortest heads, of which most values are.
             major, argument = first >> 5, first & 31
             self.position = at + 1
         else:

@@ -286,6 +286,9 @@ def test_lines_are_the_element_functions_values_and_read_what_these_read(run, ra
                 assert cells.read == singly.read
 
 
+MOVING = ("input", "gather", "concat", "slice", "transpose", "reshape", "pad", "expand", "table")
+
+
 # --- Hostile records -----------------------------------------------------------------------------------------------
 
 
@@ -377,6 +380,11 @@ def test_a_record_that_passes_its_form_only_fails_by_type(seed, random):
             cells = HostileCells(operator, random)
             try:
                 assert isinstance(kind.element(operator, cells, at, step), int)
+                line = LINES.get(operator.kind)
+                if line is not None:
+                    shared = line.shared(operator, cells, at // line.width(operator, step.positions), step)
+                    (value,) = line.values(operator, cells, [at], step, shared)
+                    assert operator.low <= value <= operator.high or operator.kind in MOVING
                 if kind.refute is not None:
                     assert kind.refute(operator, cells, random.randint(-1, 9), at, random.randint(-1, 9), step) in (
                         True,

@@ -39,7 +39,7 @@ from avow.exact.tensors import WIDTHS, size_of
 
 MAX_INNER = 48
 """Operators without a leaf in one cone: a proof holds the record of each."""
-MAX_WORK = 8_000
+MAX_WORK = 5_000
 """By rule 3: about as many microseconds."""
 MAX_SHARED = 8
 LINE = 5
@@ -129,9 +129,7 @@ class Cones:
         runs = min(elements, asked_for.runs + elements // width)
         batches = min(runs, asked_for.calls) if width == WHOLE else runs
         cone.work += batches * (LINE + ASK * sum(calls)) + elements * ELEMENT + elements * values_read(reads) // VALUES
-        cone.values += elements * values_read(
-            [read for read in reads if not self._inside(operator.inputs[read.number])]
-        )
+        cone.values += elements * values_read([read for read in reads if self._at_edge(operator, read)])
         for want in wanted:
             for at, asked in wants.asked(operator, want, context, reads):
                 source = operator.inputs[at]
@@ -148,6 +146,11 @@ class Cones:
                     below.calls += batches * calls[at]
                 else:
                     edge.leaf(source.origin, source, asked)
+
+    def _at_edge(self, operator: Operator, read: Read) -> bool:
+        """Whether a read may be of what is not computed. The one that stands for those of a concat may be of any input."""
+        sources = operator.inputs if operator.kind == "concat" else [operator.inputs[read.number]]
+        return not all(self._inside(source) for source in sources)
 
     def _inside(self, source: Source) -> bool:
         return source.origin == OPERATOR and not self._leaf(source.id)
@@ -249,7 +252,7 @@ class _Edge:
 
     def _chunks(self, source: Source, opened: int) -> int:
         size = prod(wants.shape_of(source, self._head.context)) * WIDTHS[source.type]
-        return chunk_bytes(opened, size)
+        return chunk_bytes(source, opened, size)
 
 
 def check(cones: Cones, operators: Sequence[Operator], chosen: Callable[[Operator], bool]) -> None:

@@ -1,7 +1,7 @@
 """How large the proof of one wrong element can be.
 
 Rules:
-1. An element reads at most what its kind's `reads` says. A run of values lies in a bounded number of chunks of 1,024 bytes.
+1. An element reads at most what its kind's `reads` says. A run of values lies in a bounded number of chunks (hashing.py, rules 1 and 2).
 2. An opened chunk costs itself, its salt and the hashes beside it in its tensor's tree; an opened tensor of the run costs its digest and
    the hashes beside it in the trace's tree; an opened constant costs its record and the hashes beside it.
 3. An element reads at most MAX_VALUES values in at most MAX_RUNS runs: that is a referee's time, and zeros before the first step cost a
@@ -10,7 +10,7 @@ Rules:
    shown in one transaction.
 """
 
-from avow.exact.hashing import CHUNK
+from avow.exact.hashing import CHUNK, constant_chunk
 from avow.exact.program import CONSTANT, INPUT, Head, Operator, Source
 from avow.exact.specification.checking import Read
 from avow.exact.tensors import WIDTHS, size_of
@@ -20,9 +20,11 @@ MAX_OPENING_BYTES = 60 * 1024
 MAX_VALUES = 1 << 15
 """Few operators of real programs reach a tenth of it."""
 MAX_RUNS = 1 << 13
-"""Runs of values: each costs a referee's time of its own, however short it is. About 20 ms at worst, with MAX_VALUES."""
+"""Runs of values: each costs a referee's time of its own, however short it is. What all of it costs is bounded in cones.py."""
 ITEM_OVERHEAD = 24
 """Salt, and the encoding's heads, around a chunk or a digest."""
+CONSTANT_ITEM = 10
+"""The encoding's heads around a chunk of a constant, which has no salt."""
 HASH = 34
 """A hash with its encoding's head."""
 RECORD = 80
@@ -65,14 +67,20 @@ def _chunks(source: Source, read: Read, context: int) -> int:
     """How many chunks the runs of one read lie in, in each of the leaves that they are spread over."""
     width = WIDTHS[source.type]
     length = read.length * width
-    if read.aligned and CHUNK % length == 0:
+    chunk = chunk_of(source)
+    if read.aligned and chunk % length == 0:
         each = 1
-    elif read.aligned and length % CHUNK == 0:
-        each = length // CHUNK
+    elif read.aligned and length % chunk == 0:
+        each = length // chunk
     else:
-        each = -(-(CHUNK - width + length) // CHUNK)
+        each = -(-(chunk - width + length) // chunk)
     runs = -(-read.runs // read.leaves)
-    return min(runs * each, -(-_size(source, context) // CHUNK))
+    return min(runs * each, -(-_size(source, context) // chunk))
+
+
+def chunk_of(source: Source) -> int:
+    """The bytes of a chunk of a source's tensor."""
+    return constant_chunk(source.shape) if source.origin == CONSTANT else CHUNK
 
 
 def _depth(count: int) -> int:
@@ -92,11 +100,12 @@ def beside_bytes(opened: int, count: int) -> int:
     return beside(opened, count) * HASH if opened else 0
 
 
-def chunk_bytes(opened: int, size: int) -> int:
-    """The bytes of `opened` chunks of a tensor of `size` bytes, or of all, with the hashes beside them."""
-    every = -(-size // CHUNK)
+def chunk_bytes(source: Source, opened: int, size: int) -> int:
+    """The bytes of `opened` chunks of a source's tensor of `size` bytes, or of all, with the hashes beside them."""
+    chunk, item = chunk_of(source), CONSTANT_ITEM if source.origin == CONSTANT else ITEM_OVERHEAD
+    every = -(-size // chunk)
     opened = min(opened, every)
-    return opened * (min(CHUNK, size) + ITEM_OVERHEAD) + beside_bytes(opened, every)
+    return opened * (min(chunk, size) + item) + beside_bytes(opened, every)
 
 
 def records_bytes(sizes: list[int], operators: int) -> int:
@@ -106,7 +115,7 @@ def records_bytes(sizes: list[int], operators: int) -> int:
 
 def _tensor(head: Head, source: Source, read: Read) -> int:
     opened = _chunks(source, read, head.context)
-    within = read.leaves * chunk_bytes(opened, _size(source, head.context))
+    within = read.leaves * chunk_bytes(source, opened, _size(source, head.context))
     if source.origin == CONSTANT:
         return within + RECORD + beside_bytes(1, head.constants)
     if source.origin == INPUT:

@@ -11,8 +11,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
 
-from avow.exact.hashing import CHUNK
-from avow.exact.program import INPUT, Operator, Source
+from avow.exact.hashing import CHUNK, constant_chunk
+from avow.exact.program import CONSTANT, INPUT, Operator, Source
 from avow.exact.specification.checking import Read
 from avow.exact.tensors import WIDTHS, shape_at, size_of
 
@@ -59,19 +59,19 @@ def merged(wants: Sequence[Want], shape: Sequence[int]) -> Want:
 
 def chunks_of(source: Source, want: Want, context: int) -> int:
     """In how many chunks of a source's tensor the wanted values lie, at most."""
-    width = WIDTHS[source.type]
+    width, chunk = WIDTHS[source.type], constant_chunk(source.shape) if source.origin == CONSTANT else CHUNK
     shape = shape_of(source, context)
     box = (1,) * (len(shape) - len(want.box)) + want.box
     size = prod(shape)
     span = 1 + sum((extent - 1) * stride for extent, stride in zip(box, _strides(shape), strict=True))
     bounds = [
-        -(-size * width // CHUNK),
-        _touched(_runs_of(box, shape), width),
-        _touched((1, span, False), width),
+        -(-size * width // chunk),
+        _touched(_runs_of(box, shape), width, chunk),
+        _touched((1, span, False), width, chunk),
         want.count,
     ]
     if want.runs is not None:
-        bounds.append(_touched(want.runs, width))
+        bounds.append(_touched(want.runs, width, chunk))
     return min(bounds)
 
 
@@ -81,14 +81,14 @@ def shape_of(source: Source, context: int) -> tuple[int, ...]:
     return (context, *shape) if source.origin == INPUT else shape
 
 
-def _touched(runs: Runs, width: int) -> int:
+def _touched(runs: Runs, width: int, chunk: int) -> int:
     number, length, aligned = runs
     size = length * width
-    if aligned and CHUNK % size == 0:
+    if aligned and chunk % size == 0:
         return number
-    if aligned and size % CHUNK == 0:
-        return number * (size // CHUNK)
-    return number * -(-(CHUNK - width + size) // CHUNK)
+    if aligned and size % chunk == 0:
+        return number * (size // chunk)
+    return number * -(-(chunk - width + size) // chunk)
 
 
 def _runs_of(box: Sequence[int], shape: Sequence[int]) -> Runs:
