@@ -1,13 +1,14 @@
 """Validators on one machine, under CometBFT: how long from a submitted transaction to its block, idle and under load.
 
-Transfers from several accounts over JSON-RPC, spread over all validators; a follower of each block says when it was there. First one at
-a time with pauses, then RATE a second; then silence, in which the heartbeat alone makes blocks. VALIDATORS, RATE and SECONDS are
-read from the environment. All processes share this machine, so throughput is a floor and latency an upper bound; the floor
-beside it is a signed transfer's round trip to one validator's RPC.
+Transfers from several accounts over JSON-RPC, signed beforehand and spread over all validators, a request for each; a follower of
+each block says when it was there. First one at a time with pauses, then RATE a second; then silence, in which the heartbeat alone makes
+blocks. VALIDATORS, RATE and SECONDS are read from the environment. All processes share this machine, so throughput is a floor and
+latency an upper bound; the floor beside it is a signed transfer's round trip to one validator's RPC.
 """
 
 import asyncio
 import hashlib
+import math
 import os
 import socket
 import statistics
@@ -21,6 +22,7 @@ from avow.consensus.cometbft.errors import CometBFTMissing
 from avow.nodes.chain_client import ChainClient
 from avow.nodes.net.layout import HEARTBEAT_MS, NetConfig, create
 from avow.nodes.net.run import Net
+from benchmarks.load_generator import Connection, post
 from benchmarks.report import Benchmark, main, percentile
 
 VALIDATORS = int(os.environ.get("VALIDATORS", "4"))
@@ -32,29 +34,28 @@ ACCOUNTS = [hashlib.sha256(b"network benchmark" + bytes([number])).digest() for 
 
 
 class Sender:
-    """One account on one validator: sends in the order of its nonces."""
+    """One account on one validator, over a connection of its own: sends in the order of its nonces what was signed before."""
 
-    def __init__(self, key: bytes, client: ChainClient, eip155: int) -> None:
-        self.key, self.client, self.eip155, self.nonce = key, client, eip155, 0
+    def __init__(self, key: bytes, port: int, eip155: int, count: int) -> None:
+        self.connection = Connection(port)
+        signed = [_transfer(key, eip155, nonce) for nonce in range(count)]
+        self.work = iter([(transaction_hash(tx), post([tx], "eth_sendRawTransaction").request) for tx in signed])
         self.lock = asyncio.Lock()
 
     async def send(self, sent: dict[bytes, float]) -> float:
         """Milliseconds until the validator has taken a transfer into custody."""
         async with self.lock:
-            start = time.perf_counter()
-            tx = sign_transaction(
-                self.key,
-                chain_id=self.eip155,
-                nonce=self.nonce,
-                to=hashlib.sha256(self.key + self.nonce.to_bytes(4)).digest()[:20],
-                value=1,
-                gas_limit=30_000,
-                max_fee=2 * 10**9,
-            )
-            self.nonce += 1
-            sent[transaction_hash(tx)] = start
-            await self.client.rpc("eth_sendRawTransaction", "0x" + tx.hex())
+            digest, request = next(self.work)
+            start = sent[digest] = time.perf_counter()
+            answer = await self.connection.send(request)
+            if b'"error"' in answer:
+                raise SystemExit(f"a transfer was refused: {answer[:400].decode(errors='replace')}")
             return (time.perf_counter() - start) * 1e3
+
+
+def _transfer(key: bytes, eip155: int, nonce: int) -> bytes:
+    to = hashlib.sha256(key + nonce.to_bytes(4)).digest()[:20]
+    return sign_transaction(key, chain_id=eip155, nonce=nonce, to=to, value=1, gas_limit=30_000, max_fee=2 * 10**9)
 
 
 class Follower:
@@ -128,7 +129,9 @@ async def measure(home: Path, benchmark: Benchmark) -> None:
     clients = [ChainClient(f"http://127.0.0.1:{place.rpc_port}") for place in layout.validators]
     try:
         eip155 = (await clients[0].rpc("avow_status"))["eip155"]
-        senders = [Sender(key, clients[at % len(clients)], eip155) for at, key in enumerate(ACCOUNTS)]
+        count = math.ceil((SINGLES + RATE * SECONDS) / len(ACCOUNTS)) + 1
+        ports = [place.rpc_port for place in layout.validators]
+        senders = [Sender(key, ports[at % len(ports)], eip155, count) for at, key in enumerate(ACCOUNTS)]
         follower = Follower(clients[0])
         following = asyncio.create_task(follower.run())
         await asyncio.sleep(2)
@@ -158,16 +161,18 @@ async def figures(benchmark: Benchmark, net: Net, senders: list[Sender], followe
     )
     benchmark.add("the same, p90", percentile(single, 0.9), "ms")
     benchmark.add("submit to custody, p50", floor, "ms")
-    height, start, cpu = follower.height, time.perf_counter(), cpu_seconds(net)
+    height, start, cpu, own = follower.height, time.perf_counter(), cpu_seconds(net), time.process_time()
     loaded = await load(senders, follower)
     wall = time.perf_counter() - start
     used = [after - before for before, after in zip(cpu, cpu_seconds(net), strict=True)]
+    own_used = time.process_time() - own
     benchmark.add(f"submit to block, p50, {RATE:g} tx/s", statistics.median(loaded), "ms", bar=300)
     benchmark.add("the same, p90", percentile(loaded, 0.9), "ms")
     benchmark.add("transfers in blocks", len(loaded) / wall, "tx/s")
     benchmark.add("blocks under load", (follower.height - height) / wall, "1/s")
     benchmark.add("CPU of all chain processes under load", used[0] / wall, "cores")
     benchmark.add("CPU of all CometBFT processes under load", used[1] / wall, "cores")
+    benchmark.add("CPU of the load generator", own_used / wall, "cores")
     await asyncio.sleep(2)
     height, start = follower.height, time.perf_counter()
     follower.lag_s.clear()

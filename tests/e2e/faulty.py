@@ -135,14 +135,14 @@ async def run_once(self: CometProcess) -> int:
     return status
 
 
-def append(self: engine.CometBFTEngine, blocks: Any) -> None:
+def tell(self: engine.CometBFTEngine, blocks: Any) -> None:
     if any(block.txs for block in blocks):
         FAULTS.crash("before publish")
-    _append(self, blocks)
+    _tell(self, blocks)
 
 
 _run_once = CometProcess._run_once
-_append = engine.CometBFTEngine._append
+_tell = engine.CometBFTEngine._tell
 
 
 def main() -> None:
@@ -152,7 +152,7 @@ def main() -> None:
     full.Application = FaultyApplication
     engine.Driver = FaultyDriver
     CometProcess._run_once = run_once
-    engine.CometBFTEngine._append = append
+    engine.CometBFTEngine._tell = tell
     full.main()
 
 

@@ -13,6 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from avow.chain.state import Committed, CorruptState, MemoryStore, SqliteStore, StaleCandidate, Store, StoreFailed
+from avow.chain.state import sqlite as sqlite_module
 from avow.chain.state.page import decode_page
 from avow.chain.state.store import Table
 from avow.errors import AvowError
@@ -223,6 +224,18 @@ def test_a_swallowed_failure_still_undoes_the_whole(store: Store) -> None:
     assert store.record(b"r") == b"2"
 
 
+def test_what_is_written_unflushed_is_whole_and_stays(store: Store) -> None:
+    store.put_records_unflushed([(b"r/1", b"1"), (b"r/2", b"2")])
+    store.flush()
+    with pytest.raises(Crash), store.transaction():
+        store.put_records_unflushed([(b"r/1", None), (b"r/3", b"3")])
+        raise Crash
+    assert list(store.records(b"r/")) == [(b"r/1", b"1"), (b"r/2", b"2")]
+    store.put_records_unflushed([(b"r/1", None)])
+    store.flush()
+    assert list(store.records(b"r/")) == [(b"r/2", b"2")]
+
+
 # --- What is particular to SQLite ----------------------------------------------------------------------------------
 
 
@@ -286,6 +299,48 @@ def test_a_checkpoint_beside_an_open_transaction(tmp_path: Path) -> None:
     assert not store.checkpoint_due
     assert store.get(b"a") == b"1"
     store.close()
+
+
+def test_a_flush_is_left_out_only_where_it_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = SqliteStore(str(tmp_path / "state.db"))
+
+    def level() -> int:
+        return store._connection.execute("PRAGMA synchronous").fetchone()[0]
+
+    levels: list[int] = []
+    finish = store._finish
+    monkeypatch.setattr(store, "_finish", lambda: (levels.append(level()), finish()))
+    store.put_records_unflushed([(b"a", b"1")])
+    store.put_records([(b"b", b"2")])
+    with store.transaction():
+        store.put_records_unflushed([(b"c", b"3")])
+    assert levels == [1, 2, 2]
+    monkeypatch.setattr(store, "put_records", raising)
+    with pytest.raises(Crash):
+        store.put_records_unflushed([(b"d", b"4")])
+    assert level() == 2
+
+    flushed: list[int] = []
+    monkeypatch.setattr(sqlite_module, "_flush_file", flushed.append)
+    store.flush()
+    store.flush()
+    assert len(flushed) == 2
+    assert len(set(flushed)) == 1
+    monkeypatch.setattr(sqlite_module, "_flush_file", no_disk)
+    with pytest.raises(StoreFailed):
+        store.flush()
+    store.close()
+    copy = SqliteStore(str(tmp_path / "state.db"))
+    assert [key for key, _ in copy.records(b"")][-3:] == [b"a", b"b", b"c"]
+    copy.close()
+
+
+def raising(*_: object) -> None:
+    raise Crash
+
+
+def no_disk(_: int) -> None:
+    raise OSError(5, "no disk")
 
 
 def test_a_full_disk_undoes_the_commit_and_says_so(tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """The same blocks through the embedded engine and through the ABCI socket: the same results and hashes, byte for byte."""
 
 import asyncio
+import itertools
 import json
 from pathlib import Path
 from typing import Self
@@ -12,13 +13,16 @@ from avow.chain import abci
 from avow.chain.application import Application
 from avow.chain.modules import registry
 from avow.chain.state import MemoryStore, SqliteStore
+from avow.consensus.cometbft import messages
 from avow.consensus.cometbft.bundle import encode_bundles
 from avow.consensus.cometbft.configuration import genesis_json
 from avow.consensus.cometbft.driver import CODE_NOT_WAITING, Driver
+from avow.consensus.cometbft.requests import decode_request
 from avow.consensus.cometbft.responses import encode_result
 from avow.consensus.cometbft.server import AbciServer
 from avow.consensus.cometbft.wire import Frames, frame
 from avow.consensus.machine import Machine
+from avow.nodes.rpc.index import block_records
 from avow.receipt.statement import Method
 from tests.chain.harness import START_MS, Chain, account, replace
 from tests.consensus.cometbft.oracle import Request, Response
@@ -64,6 +68,10 @@ def init_chain(genesis) -> Request:
         update = found.validators.add(power=power)
         update.pub_key.ed25519 = public_key
     return request
+
+
+def init_chain_request(genesis) -> abci.InitChainRequest:
+    return decode_request(init_chain(genesis).SerializeToString())
 
 
 def finalize(height, time_ns, block_hash, proposer, txs) -> Request:
@@ -281,6 +289,94 @@ async def test_another_genesis_stops_the_application(tmp_path, genesis, spoil):
         info.info.SetInParent()
         with pytest.raises(ConnectionResetError):
             await later.ask(info)
+
+
+@pytest.mark.parametrize(
+    "early", [lambda _: True, lambda _: False, lambda height: height % 2], ids=["early", "late", "mixed"]
+)
+def test_a_block_is_the_same_whether_its_commit_came_before_or_after(tmp_path, genesis, early):
+    """Written with the state, or after it: the same blocks, the same index, the same after a restart."""
+    txs = transactions(genesis)
+    memory = MemoryStore()
+    clock = itertools.count(START_MS * 10**6 + 10**9, 10**9).__next__
+    machine = Machine(Application(memory, genesis), memory, genesis, KEY, clock, index=block_records)
+    made = [machine.step(even_empty=True)]
+    for group in txs:
+        for tx in group:
+            machine.check(tx)
+        made.append(machine.step(even_empty=True))
+    told: list[int] = []
+    store = SqliteStore(str(tmp_path / "chain.db"))
+    driver = Driver(
+        Application(store, genesis),
+        store,
+        genesis,
+        on_finalized=told.append,
+        decided=lambda executed: made[executed.height - 1] if early(executed.height) else None,
+        index=block_records,
+    )
+    driver.answer(init_chain_request(genesis))
+    for block in made:
+        header = block.header
+        for tx in block.txs:
+            driver.accept(tx)
+        driver.answer(
+            abci.FinalizeBlockRequest(
+                block.txs,
+                header.hash,
+                header.height,
+                header.time_ns,
+                header.proposer_address,
+                header.next_validators_hash,
+            )
+        )
+        driver.answer(messages.CommitRequest())
+        if not early(header.height):
+            assert driver.blocks.position.height == header.height - 1
+            with store.transaction():
+                driver.blocks.append_executed([block])
+                store.put_records(block_records(block))
+        assert driver.blocks.position.height == header.height
+        assert driver.blocks.load(header.height) == block
+    assert told == [block.height for block in made]
+    assert store.committed == memory.committed
+    assert len(driver.pool) == 0
+    expected = dict(memory.records(b"index/"))
+    store.close()
+    store = SqliteStore(str(tmp_path / "chain.db"))
+    driver = Driver(Application(store, genesis), store, genesis)
+    assert [driver.blocks.load(block.height) for block in made] == made
+    assert dict(store.records(b"index/")) == expected
+    assert not list(store.records(b"executed/"))
+    store.close()
+
+
+def test_a_copy_of_what_is_in_a_block_is_known_without_being_checked(tmp_path, genesis, monkeypatch):
+    chain = Chain(settings={"validators": genesis.validators})
+    first, second = (chain.raw("payer", b"\x11" * 20, value=1, gas=50_000, nonce=n) for n in range(2))
+    third = chain.raw("payer", b"\x11" * 20, value=1, gas=50_000, nonce=2)
+    (bundle,) = encode_bundles([first, second])
+    (mixed,) = encode_bundles([first, second, third])
+    store = MemoryStore()
+    driver = Driver(Application(store, genesis), store, genesis)
+    driver.answer(init_chain_request(genesis))
+    assert driver.answer(abci.CheckTxRequest(bundle)).code == 0
+    driver.answer(
+        abci.FinalizeBlockRequest((first, second), b"\x01" * 32, 1, (START_MS + 5) * 10**6, b"\x02" * 20, b"\x03" * 32)
+    )
+    driver.answer(messages.CommitRequest())
+    asked: list[bytes] = []
+    check = Application.check_tx
+    monkeypatch.setattr(
+        Application, "check_tx", lambda self, request: (asked.append(request.tx), check(self, request))[1]
+    )
+    assert driver.answer(abci.CheckTxRequest(bundle, abci.CheckTxType.RECHECK)).code != 0
+    assert driver.answer(abci.CheckTxRequest(bundle)).code != 0
+    assert driver.answer(abci.CheckTxRequest(first)).code != 0
+    assert asked == []
+    assert driver.answer(abci.CheckTxRequest(mixed)).code == 0
+    assert asked == [third]
+    assert [tx for _, tx in driver.pool] == [third]
 
 
 async def test_garbage_ends_the_connection_and_is_told(tmp_path, genesis):

@@ -262,6 +262,13 @@ class Store(ABC):
         with self.transaction():
             self._write(Table.RECORD, list(items))
 
+    def put_records_unflushed(self, items: Iterable[tuple[bytes, bytes | None]]) -> None:
+        """The same, whole or not at all; durable once `flush`, or a transaction after it, has returned."""
+        self.put_records(items)
+
+    def flush(self) -> None:  # noqa: B027  # a backend that leaves nothing unflushed has nothing to do
+        """Make durable what `put_records_unflushed` wrote before. May run in another thread, beside all else."""
+
     @contextmanager
     def transaction(self) -> Iterator[None]:
         """Rule 2. After an exception the store is what it was before the outermost transaction."""

@@ -71,6 +71,8 @@ class Settings:
     timeout_commit_ms: int = 100
     timeout_propose_ms: int = 1_000
     gossip_sleep_ms: int = 10
+    flush_throttle_ms: int = 3
+    """Every message waits so long for others to share its packet: proposal, prevote and precommit one after another."""
     state_sync: StateSync | None = None
 
 
@@ -256,7 +258,7 @@ def _p2p(settings: Settings) -> dict[str, Any]:
         "pex": settings.pex,
         "addr_book_strict": not settings.local,
         "allow_duplicate_ip": settings.local,
-        "flush_throttle_timeout": "10ms",
+        "flush_throttle_timeout": f"{settings.flush_throttle_ms}ms",
     }
 
 

@@ -7,13 +7,14 @@ Rules:
    block or when the application refuses it after one. CometBFT's own mempool holds copies: a recheck answers whether we still
    have it, so nothing that waits here can keep making empty blocks there. What we hand to that mempool are bundles.
 3. Proposals come from our pool, whatever CometBFT's mempool holds.
-4. Commit writes state, what the block did, and the pool's change in one SQLite transaction, durable before it is answered.
-   Nothing else writes the state.
+4. Commit writes state, what the block did, and the pool's change in one SQLite transaction, durable before it is answered; the block
+   with its own commit too, when that is here by then. Nothing else writes the state.
 5. A block that CometBFT prunes is one whose header we have, and no snapshot that is offered needs it.
 6. After any exception this object is broken for good, as memory may be ahead of the disk: end the process and open it anew.
 """
 
 import json
+from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from hashlib import sha256
@@ -23,12 +24,14 @@ from avow.chain import abci
 from avow.chain.errors import BadGenesis
 from avow.chain.genesis import Genesis
 from avow.chain.state import Store
+from avow.consensus.block import Decided
 from avow.consensus.blockstore import BlockStore, Executed
 from avow.consensus.cometbft import messages
 from avow.consensus.cometbft.bundle import decode_bundle, is_bundle
 from avow.consensus.cometbft.errors import ProtocolFault
 from avow.consensus.cometbft.messages import Applied, Offered, Request, Response
 from avow.consensus.errors import ConsensusError, EngineStopped, PoolFull, StateMismatch, TransactionTooLarge
+from avow.consensus.machine import Index, no_index
 from avow.consensus.pool import Pool, recheck, reopen
 from avow.errors import EncodingError
 from avow.receipt.encoding import from_base64url
@@ -36,6 +39,8 @@ from avow.receipt.encoding import from_base64url
 CODE_NOT_WAITING = 1
 """check_tx's answer for a transaction that is no longer in our pool."""
 CODE_MALFORMED = 2
+REMEMBERED_BLOCKS = 8
+"""Of so many blocks we know at once that a transaction stands in one: copies of it come late, and for a while."""
 MILLISECOND = 1_000_000
 _MAX_APP_STATE = 8 * 1024 * 1024
 
@@ -74,8 +79,9 @@ class NoSnapshots:
 
 
 class Driver:
-    """One application on one store. `on_commit` is called with each height once it is durable, `on_waiting` with each
-    transaction that was taken into custody from a peer.
+    """One application on one store. `on_accepted` is called for each proposal that we vote for, `on_finalized` with each height once its
+    block is decided and executed, `on_commit` once it is durable. `decided` gives the block with its commit, if that is here; `index`
+    what is written with it.
     """
 
     def __init__(
@@ -85,14 +91,23 @@ class Driver:
         genesis: Genesis,
         *,
         snapshots: Snapshots | None = None,
+        on_accepted: Callable[[], None] = lambda: None,
+        on_finalized: Callable[[int], None] = lambda _: None,
         on_commit: Callable[[int], None] = lambda _: None,
+        decided: Callable[[Executed], Decided | None] = lambda _: None,
+        index: Index = no_index,
     ) -> None:
         """Opens the chain where it stands. Raises StateMismatch."""
         self._application = application
         self._store = store
         self._genesis = genesis
         self._snapshots: Snapshots = NoSnapshots() if snapshots is None else snapshots
+        self._on_accepted = on_accepted
+        self._on_finalized = on_finalized
         self._on_commit = on_commit
+        self._decided = decided
+        self._index = index
+        self._included: deque[frozenset[bytes]] = deque(maxlen=REMEMBERED_BLOCKS)
         self._executed: Executed | None = None
         self._broken = False
         self.blocks = BlockStore(store)
@@ -115,7 +130,7 @@ class Driver:
             messages.InsertTxRequest: self._insert_tx,
             messages.ReapTxsRequest: self._reap_txs,
             abci.PrepareProposalRequest: self._prepare_proposal,
-            abci.ProcessProposalRequest: application.process_proposal,
+            abci.ProcessProposalRequest: self._process_proposal,
             messages.ExtendVoteRequest: lambda _: messages.ExtendVoteResponse(),
             messages.VerifyVoteExtensionRequest: lambda request: messages.VerifyVoteExtensionResponse(
                 accept=not request.vote_extension
@@ -191,6 +206,9 @@ class Driver:
         return min(responses, key=lambda response: response.code)
 
     def _take(self, tx: bytes) -> abci.CheckTxResponse:
+        digest = sha256(tx).digest()
+        if any(digest in block for block in self._included):
+            return abci.CheckTxResponse(CODE_NOT_WAITING, log="in a block")
         try:
             return self.accept(tx)[1]
         except (PoolFull, TransactionTooLarge) as error:
@@ -218,9 +236,9 @@ class Driver:
         self._to_reap = dict.fromkeys([digest for digest, _ in self.pool])
 
     def store_waiting(self, digests: Iterable[bytes]) -> None:
-        """Make these transactions durable, as far as they wait and are not."""
+        """Write these transactions, as far as they wait and are not written; durable once the store is flushed."""
         waiting = [item for _, item in self.pool.unstored(digests)]
-        self._store.put_records([(item.record_key, item.tx) for item in waiting])
+        self._store.put_records_unflushed([(item.record_key, item.tx) for item in waiting])
         for item in waiting:
             item.stored = True
 
@@ -230,11 +248,18 @@ class Driver:
         """Rule 3."""
         return self._application.prepare_proposal(replace(request, txs=self.pool.propose()))
 
+    def _process_proposal(self, request: abci.ProcessProposalRequest) -> abci.ProcessProposalResponse:
+        response = self._application.process_proposal(request)
+        if response.accept:
+            self._on_accepted()
+        return response
+
     def _finalize_block(self, request: abci.FinalizeBlockRequest) -> abci.FinalizeBlockResponse:
         response = self._application.finalize_block(request)
         if len(response.tx_results) != len(request.txs) or not response.app_hash:
             raise ConsensusError("the application's answer to the block is not complete", height=request.height)
         self._executed = Executed(request.height, request.hash, request.txs, response.tx_results, response.app_hash)
+        self._on_finalized(request.height)
         return response
 
     def _commit(self) -> abci.CommitResponse:
@@ -244,9 +269,16 @@ class Driver:
             raise ConsensusError("commit without finalize_block")
         with self._store.transaction():
             retain_height = self._application.commit().retain_height
-            self.blocks.put_executed(executed)
-            included = self.pool.remove([sha256(tx).digest() for tx in executed.txs])
-            self._store.put_records([*included, *recheck(self.pool, self._application)])
+            block = self._decided(executed)
+            if block is None:
+                self.blocks.put_executed(executed)
+            else:
+                self.blocks.append(block, retain_height=retain_height)
+            digests = [sha256(tx).digest() for tx in executed.txs]
+            included = self.pool.remove(digests)
+            indexed = () if block is None else self._index(block)
+            self._store.put_records([*included, *recheck(self.pool, self._application), *indexed])
+        self._included.append(frozenset(digests))
         self._executed = None
         self._to_reap = dict.fromkeys([digest for digest in self._to_reap if digest in self.pool])
         self._snapshots.committed(executed.height)

@@ -3,9 +3,9 @@
 Rules:
 1. The application is ours and lives in this process; CometBFT is a child process (process.py) that asks it over a Unix socket
    (server.py) and is asked over its RPC for what only it has: commits and validator sets.
-2. A block is published here once its header and commit are durable beside its results: a few milliseconds after the
-   application committed it. What comes from CometBFT's RPC must fit what the application was asked to execute: the header's hash, the
-   commit's block, the hash of the validator set.
+2. A block is published here once its header and commit are durable beside its results. CometBFT is asked for them as soon as the
+   block is executed: they are often here when the application commits, else a few milliseconds later. What comes from CometBFT's
+   RPC must fit what the application was asked to execute: the header's hash, the commit's block, the hash of the validator set.
 3. `submit` returns when the transaction is durable in our own pool or in a block; then it is offered to CometBFT, and offered again
    after every restart of CometBFT and as long as it waits.
 4. An error of the application's or of the store stops the engine; CometBFT is ended with it. The supervisor starts the process
@@ -17,6 +17,7 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from avow.chain import abci
 from avow.chain.genesis import Genesis
 from avow.chain.state import Store
 from avow.consensus.block import Decided
+from avow.consensus.blockstore import Executed
 from avow.consensus.cometbft.binary import Binary
 from avow.consensus.cometbft.bundle import encode_bundles
 from avow.consensus.cometbft.configuration import Folder, empty_block_ms, read_config
@@ -48,11 +50,27 @@ log = logging.getLogger(__name__)
 
 PUBLISH_AT_ONCE = 64
 OFFER_AT_ONCE = 4_096
-OFFER_SPACING_S = 0.04
-"""Bundles are so far apart: the first transaction goes at once, those that follow share the next bundle."""
+OFFER_SPACING_S = 0.07
+"""Bundles are so far apart: the first transaction goes at once, those that follow share the next bundle. A bundle costs four validators on
+one machine some 4 ms of processor, whatever it holds.
+"""
+OFFER_HOLD_S = 0.2
+"""While a proposal that we voted for becomes a block, no other is made, and what comes waits and shares a bundle, for so long at most."""
 OFFER_AGAIN_S = 5.0
 _RETRY_S = 0.05
 _LONGEST_RETRY_S = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class _Early:
+    """A block's header and commit, asked for before it is committed."""
+
+    height: int
+    task: asyncio.Task[list[tuple[Header, Commit]]]
+
+    @property
+    def ready(self) -> bool:
+        return self.task.done() and not self.task.cancelled() and self.task.exception() is None
 
 
 class CometBFTEngine(PublishedBlocks):
@@ -74,7 +92,17 @@ class CometBFTEngine(PublishedBlocks):
         self._lock = None if lock_path is None else Lock(lock_path)
         try:
             configured = read_config(folder)
-            self._driver = Driver(application, store, genesis, snapshots=snapshots, on_commit=self._committed)
+            self._driver = Driver(
+                application,
+                store,
+                genesis,
+                snapshots=snapshots,
+                on_accepted=self._accepted,
+                on_finalized=self._finalized,
+                on_commit=self._committed,
+                decided=self._decided_early,
+                index=index,
+            )
         except BaseException:
             self._release()
             raise
@@ -97,7 +125,13 @@ class CometBFTEngine(PublishedBlocks):
         self._new_block = asyncio.Event()
         self._new_offer = asyncio.Event()
         self._to_offer: dict[bytes, None] = {}
+        self._may_offer = asyncio.Event()
+        self._may_offer.set()
+        self._hold: asyncio.TimerHandle | None = None
         self._flushing: asyncio.Task[None] | None = None
+        self._next_flush: asyncio.Task[None] | None = None
+        self._early: _Early | None = None
+        self._known: tuple[bytes, tuple[Validator, ...]] = (b"", ())
         self._unacknowledged: dict[bytes, None] = {}
         self._stopping = False
         self._last_block_at = 0.0
@@ -130,7 +164,9 @@ class CometBFTEngine(PublishedBlocks):
         await self.process.stop()
         for task in self._tasks:
             task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        early = [] if self._early is None else [self._early.task]
+        flushes = [task for task in (self._flushing, self._next_flush) if task is not None]
+        await asyncio.gather(*self._tasks, *early, *flushes, return_exceptions=True)
         await self._server.stop()
         await self.rpc.close()
         await self._written_back()
@@ -188,22 +224,25 @@ class CometBFTEngine(PublishedBlocks):
         self._unacknowledged[digest] = None
         self._to_offer[digest] = None
         self._new_offer.set()
-        if self._flushing is None or self._flushing.done():
-            self._flushing = asyncio.get_running_loop().create_task(self._flush())
-        await asyncio.shield(self._flushing)
+        if self._next_flush is None:
+            self._next_flush = asyncio.get_running_loop().create_task(self._flush(self._flushing))
+        await asyncio.shield(self._next_flush)
         return response
 
     def dropped(self, identity: bytes) -> Dropped | None:
         """Why a transaction that was taken is in no block and waits no more here (pool.py, rule 3)."""
         return self._driver.pool.dropped(identity)
 
-    async def _flush(self) -> None:
-        """Everyone who handed something in during this turn of the loop shares one write."""
+    async def _flush(self, before: asyncio.Task[None] | None) -> None:
+        """Everyone who handed something in during this turn of the loop, or while the flush before it went on, shares one."""
         await asyncio.sleep(0)
+        if before is not None:
+            await asyncio.wait([before])
         digests, self._unacknowledged = self._unacknowledged, {}
-        self._flushing = None
+        self._flushing, self._next_flush = self._next_flush, None
         try:
             self._driver.store_waiting(digests)
+            await asyncio.to_thread(self._store.flush)
         except Exception as error:
             self._fault(error)
             raise
@@ -215,6 +254,8 @@ class CometBFTEngine(PublishedBlocks):
             await self._new_offer.wait()
             self._new_offer.clear()
             while self._offers and self._to_offer:
+                await self._may_offer.wait()
+                next_s = asyncio.get_running_loop().time() + OFFER_SPACING_S
                 digests = list(self._to_offer)[:OFFER_AT_ONCE]
                 waiting = [tx for digest in digests if (tx := self._driver.pool.get(digest)) is not None]
                 try:
@@ -229,7 +270,7 @@ class CometBFTEngine(PublishedBlocks):
                 refused = [answer for answer in answers if isinstance(answer, CallRefused)]
                 if refused:
                     log.debug("%d items are not taken now: %s", len(refused), refused[0].fields)
-                await asyncio.sleep(OFFER_SPACING_S)
+                await asyncio.sleep(max(0.0, next_s - asyncio.get_running_loop().time()))
 
     async def _offer_again(self) -> None:
         """What waited through a whole pause may have been lost on the way."""
@@ -246,9 +287,38 @@ class CometBFTEngine(PublishedBlocks):
 
     # --- Blocks -----------------------------------------------------------------------------------------------------
 
-    def _committed(self, _height: int) -> None:
+    def _accepted(self) -> None:
+        self._may_offer.clear()
+        self._release_offers(asyncio.get_running_loop().call_later(OFFER_HOLD_S, self._may_offer.set))
+
+    def _release_offers(self, hold: asyncio.TimerHandle | None) -> None:
+        if self._hold is not None:
+            self._hold.cancel()
+        self._hold = hold
+        if hold is None:
+            self._may_offer.set()
+
+    def _finalized(self, height: int) -> None:
+        """CometBFT keeps header and commit of what it has decided: ask while it goes on to Commit."""
+        self._release_offers(None)
+        if height == self.height + 1 and (self._early is None or self._early.task.done()):
+            self._early = _Early(height, asyncio.get_running_loop().create_task(self.rpc.signed_headers([height])))
+
+    def _decided_early(self, executed: Executed) -> Decided | None:
+        """The block that is being committed, if all of it is here."""
+        early = self._early
+        if early is None or early.height != executed.height or executed.height != self.height + 1 or not early.ready:
+            return None
+        ((header, commit),) = early.task.result()
+        validators = self._known_set(header.validators_hash)
+        return None if validators is None else _decided(header, commit, validators, executed)
+
+    def _committed(self, height: int) -> None:
         self._last_block_at = asyncio.get_running_loop().time()
-        self._new_block.set()
+        if height == self.height:
+            self._tell([self.block(height)])
+        else:
+            self._new_block.set()
 
     async def _publish(self) -> None:
         """Rule 2, for every block that the application committed."""
@@ -270,25 +340,30 @@ class CometBFTEngine(PublishedBlocks):
 
     async def _fetch(self, heights: Sequence[int]) -> list[Decided]:
         blocks: list[Decided] = []
-        sets: dict[bytes, tuple[Validator, ...]] = {}
-        for height, (header, commit) in zip(heights, await self.rpc.signed_headers(heights), strict=True):
-            known = sets.get(header.validators_hash) or self._driver.blocks.validators(header.validators_hash)
-            validators = known or await self.rpc.validators(height)
-            sets[header.validators_hash] = validators
-            blocks.append(self._decided(header, commit, validators, height))
+        for height, (header, commit) in zip(heights, await self._signed_headers(heights), strict=True):
+            validators = self._known_set(header.validators_hash)
+            if validators is None:
+                validators = await self.rpc.validators(height)
+                self._known = (header.validators_hash, validators)
+            blocks.append(_decided(header, commit, validators, self._driver.blocks.executed(height)))
         return blocks
 
-    def _decided(self, header: Header, commit: Commit, validators: tuple[Validator, ...], height: int) -> Decided:
-        """Raises StateMismatch when CometBFT and the application speak of different blocks."""
-        executed = self._driver.blocks.executed(height)
-        fits = (
-            header.height == commit.height == height
-            and header.hash == commit.block_id.hash == executed.hash
-            and validators_hash(validators) == header.validators_hash
-        )
-        if not fits:
-            raise StateMismatch("CometBFT's block is not the one that was executed", height=height)
-        return Decided(header, commit, executed.txs, executed.results, executed.app_hash, validators)
+    async def _signed_headers(self, heights: Sequence[int]) -> list[tuple[Header, Commit]]:
+        """What was asked for already is not asked for again."""
+        early = self._early
+        if early is not None and list(heights) == [early.height]:
+            with contextlib.suppress(RpcFailed):
+                return await early.task
+        return await self.rpc.signed_headers(heights)
+
+    def _known_set(self, set_hash: bytes) -> tuple[Validator, ...] | None:
+        """The validators with this hash, as far as they were met."""
+        if self._known[0] != set_hash:
+            found = self._driver.blocks.validators(set_hash)
+            if found is None:
+                return None
+            self._known = (set_hash, found)
+        return self._known[1]
 
     def _append(self, blocks: Sequence[Decided]) -> None:
         retain = self._genesis.retain_blocks
@@ -303,3 +378,15 @@ class CometBFTEngine(PublishedBlocks):
         with contextlib.suppress(RpcFailed):
             return await self.rpc.status()
         return {}
+
+
+def _decided(header: Header, commit: Commit, validators: tuple[Validator, ...], executed: Executed) -> Decided:
+    """Raises StateMismatch when CometBFT and the application speak of different blocks."""
+    fits = (
+        header.height == commit.height == executed.height
+        and header.hash == commit.block_id.hash == executed.hash
+        and validators_hash(validators) == header.validators_hash
+    )
+    if not fits:
+        raise StateMismatch("CometBFT's block is not the one that was executed", height=executed.height)
+    return Decided(header, commit, executed.txs, executed.results, executed.app_hash, validators)

@@ -13,10 +13,10 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Any
 
-import aiohttp
 import msgspec
 
 from avow.consensus.cometbft.errors import RpcFailed
+from avow.consensus.cometbft.posts import Posts
 from avow.errors import EncodingError
 from avow.receipt.headers import (
     BlockID,
@@ -46,21 +46,10 @@ class CometRpc:
     """A client of one CometBFT. `address`: "unix:///path" or "tcp://host:port"."""
 
     def __init__(self, address: str, *, timeout_s: float = TIMEOUT_S) -> None:
-        self._unix = address.removeprefix("unix://") if address.startswith("unix://") else None
-        self._url = "http://cometbft/" if self._unix else "http://" + address.removeprefix("tcp://") + "/"
-        self._timeout = aiohttp.ClientTimeout(total=timeout_s)
-        self._session: aiohttp.ClientSession | None = None
+        self._posts = Posts(address, timeout_s=timeout_s)
 
     async def close(self) -> None:
-        if self._session is not None:
-            await self._session.close()
-            self._session = None
-
-    def _open(self) -> aiohttp.ClientSession:
-        if self._session is None:
-            connector = aiohttp.UnixConnector(self._unix) if self._unix else aiohttp.TCPConnector()
-            self._session = aiohttp.ClientSession(connector=connector, timeout=self._timeout)
-        return self._session
+        self._posts.close()
 
     async def batch(self, calls: Sequence[tuple[str, dict[str, Any]]]) -> list[Any]:
         """The results in order; a call that was refused gives a CallRefused in its place. Raises RpcFailed."""
@@ -71,12 +60,9 @@ class CometRpc:
             ]
         )
         try:
-            async with self._open().post(
-                self._url, data=body, headers={"content-type": "application/json"}
-            ) as response:
-                answers = _decode(await _read(response))
-        except (aiohttp.ClientError, TimeoutError, OSError, msgspec.DecodeError) as error:
-            raise RpcFailed("CometBFT's RPC does not answer", reason=type(error).__name__) from error
+            answers = _decode(await self._posts.post(body, MAX_ANSWER))
+        except msgspec.DecodeError as error:
+            raise RpcFailed("CometBFT's RPC answered something else") from error
         if isinstance(answers, dict):
             answers = [answers]
         if not isinstance(answers, list) or len(answers) != len(calls):
@@ -114,22 +100,14 @@ class CometRpc:
         return tuple(found)
 
     async def broadcast(self, txs: Sequence[bytes]) -> list[Any]:
-        """What broadcast_tx_sync says of each: {"code", "log", …} or CallRefused."""
-        return await self.batch([("broadcast_tx_sync", {"tx": _base64(tx)}) for tx in txs])
+        """Hand these to CometBFT's mempool, without waiting for what it does with them: for each {"hash", …}, or CallRefused where it takes
+        nothing now.
+        """
+        return await self.batch([("broadcast_tx_async", {"tx": _base64(tx)}) for tx in txs])
 
     async def status(self) -> dict[str, Any]:
         result = await self.call("status")
         return result if isinstance(result, dict) else {}
-
-
-async def _read(response: aiohttp.ClientResponse) -> bytes:
-    """The body. Raises RpcFailed for more than MAX_ANSWER, before more is read."""
-    body = bytearray()
-    async for part in response.content.iter_any():
-        body += part
-        if len(body) > MAX_ANSWER:
-            raise RpcFailed("CometBFT's answer is too large", limit=MAX_ANSWER)
-    return bytes(body)
 
 
 def _base64(data: bytes) -> str:

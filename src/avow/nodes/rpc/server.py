@@ -9,6 +9,7 @@ Rules:
 """
 
 import asyncio
+import functools
 import ipaddress
 import logging
 from collections.abc import Awaitable, Callable, Sequence
@@ -77,11 +78,7 @@ class RpcApplication:
         name = host.rpartition(":")[0] if host.rpartition(":")[2].isdecimal() else host
         if name.lower() in self._hosts:
             return True
-        try:
-            ipaddress.ip_address(name.strip("[]"))
-        except ValueError:
-            return False
-        return True
+        return _is_address(name.strip("[]"))
 
     def _cors(self, origin: str | None) -> list[tuple[bytes, bytes]]:
         if origin is None or not (origin in self._origins or "*" in self._origins):
@@ -140,6 +137,15 @@ class RpcApplication:
         if not isinstance(params, list):
             raise RpcError(values.INVALID_PARAMS, "non-array args")
         return await method(params)
+
+
+@functools.lru_cache(maxsize=64)
+def _is_address(name: str) -> bool:
+    try:
+        ipaddress.ip_address(name)
+    except ValueError:
+        return False
+    return True
 
 
 def _error(identity: Any, error: RpcError) -> dict[str, Any]:
