@@ -182,7 +182,7 @@ class Twin:
     def built(self, name: str) -> tuple[Program, bytes]:
         program = Program.build(
             name=name, mode="once", context=4096, inputs=[self.tensor], constants=self.constants, operators=self.operators,
-            outputs=[len(self.operators) - 1],
+            outputs=[len(self.operators) - 1], notes={**_note("input.0", self.input), **_note("output.0", self.shape)},
         )  # fmt: skip
         program = with_leaves(program)
         bounds.check(program, FastStatistics())
@@ -193,6 +193,12 @@ class Twin:
         )  # fmt: skip
         model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=9)
         return program, model.SerializeToString()
+
+
+def _note(end: str, shape: tuple[int, ...]) -> dict[str, str]:
+    """That an end's integers stand for themselves."""
+    own = {"name": end, "type": "float32", "shape": ",".join(map(str, shape)), "scale": "1.0", "rounding": "nearest"}
+    return {f"{end}.{key}": value for key, value in own.items()}
 
 
 def mlp() -> Twin:
