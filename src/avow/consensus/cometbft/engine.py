@@ -51,8 +51,8 @@ log = logging.getLogger(__name__)
 PUBLISH_AT_ONCE = 64
 OFFER_AT_ONCE = 4_096
 OFFER_SPACING_S = 0.07
-"""Bundles are so far apart: the first transaction goes at once, those that follow share the next bundle. A bundle costs four validators on
-one machine some 4 ms of processor, whatever it holds.
+"""Bundles are so far apart: the first transaction goes at once, those that follow share the next bundle. A bundle costs each
+validator a message to every peer and a check, whatever it holds.
 """
 OFFER_HOLD_S = 0.2
 """While a proposal that we voted for becomes a block, no other is made, and what comes waits and shares a bundle, for so long at most."""
