@@ -51,7 +51,7 @@ EMBEDDED, COMETBFT = "embedded", "cometbft"
 ENGINES = (EMBEDDED, COMETBFT)
 COLLECT_AFTER = (50_000, 20, 50)
 """Python's collector looks for cycles after so many new objects (gc.set_threshold). With its own figures, made for small programs, it
-went through everything alive so often that it took a tenth of the process.
+goes through everything alive every few blocks.
 """
 
 
