@@ -71,17 +71,35 @@ def compare(
     machine = Machine(program)
     machine.run(arrays)
     loaded = time.perf_counter() - start
-    ranks = program.ranks
-
-    def run() -> None:
-        machine.run(arrays)
-
-    def trace() -> None:
-        machine.trace(arrays, BulkTracer(SEED, ranks))
-
+    run, trace = run_and_trace(machine, arrays)
     ours, floats, traced = best_us(run, lambda: session.run(None, feeds), trace, seconds=seconds)
     benchmark.add(f"{name}: one run", ours, "us", peer=f"onnxruntime {floats:.4g} us", ratio=ours / floats)
     benchmark.add(f"{name}: exact / float", ours / floats, "x", bar=BAR)
+    costs(benchmark, name, program, ours, traced, steps, seconds)
+    if program.mode == "once" and program.context >= BATCH:
+        batch(benchmark, name, machine, seconds)
+    benchmark.add(f"{name}: run and trace / float", traced / floats, "x", peer="onnxruntime")
+    benchmark.add(f"{name}: lay out and first run", loaded, "s")
+    return ours / floats
+
+
+def traced(benchmark: Benchmark, program: Program, steps: int, *, seconds: float = 1.0) -> None:
+    """What a trace of so many steps adds, of a program alone."""
+    name = program.name if steps == 1 else f"{program.name}, {steps} steps"
+    ours, with_trace = best_us(*run_and_trace(Machine(program), inputs_of(program, steps)), seconds=seconds)
+    benchmark.add(f"{name}: one run", ours, "us")
+    costs(benchmark, name, program, ours, with_trace, steps, seconds)
+
+
+def run_and_trace(machine: Machine, arrays: list[Any]) -> tuple[Callable[[], object], Callable[[], object]]:
+    ranks = machine.program.ranks
+    return lambda: machine.run(arrays), lambda: machine.trace(arrays, BulkTracer(SEED, ranks))
+
+
+def costs(
+    benchmark: Benchmark, name: str, program: Program, ours: float, traced: float, steps: int, seconds: float
+) -> None:
+    """A trace's cost beside the plain run, its SHA-256 blocks alone, and a node's whole call; times in microseconds."""
     benchmark.add(
         f"{name}: a trace, {recorded_bytes(program) * steps / 1e6:.3g} MB in leaves", 100 * (traced / ours - 1), "%", bar=TRACE_BAR,
         peer=f"plain run, + {traced - ours:.3g} us",
@@ -94,11 +112,6 @@ def compare(
         peer=f"{floor:.3g} us; {least:.3g} us without leaves",
     )
     call(benchmark, name, program, steps, seconds)
-    if program.mode == "once" and program.context >= BATCH:
-        batch(benchmark, name, machine, seconds)
-    benchmark.add(f"{name}: run and trace / float", traced / floats, "x", peer="onnxruntime")
-    benchmark.add(f"{name}: lay out and first run", loaded, "s")
-    return ours / floats
 
 
 def call(benchmark: Benchmark, name: str, program: Program, steps: int, seconds: float) -> None:

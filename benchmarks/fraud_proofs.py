@@ -8,22 +8,16 @@ as a full node does. Times are of the processor. By default a small random langu
 in the tests' cache, others are compiled here.
 """
 
-import argparse
 import gc
-import sys
 import time
 from collections import defaultdict
-from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from random import Random
 from typing import Any
 
 import numpy as np
 
-from avow.exact import files
 from avow.exact.committed import CommittedRun
-from avow.exact.compile.onnx import Options, compile_onnx
 from avow.exact.fraud import FraudProof, gas
 from avow.exact.hashing import OUTPUT_SLOT, Header, Salts, trace_of
 from avow.exact.kernels.language_machine import LanguageMachine
@@ -37,17 +31,12 @@ from avow.exact.sites import PAGE
 from avow.exact.specification import Parameters
 from avow.exact.specification.bounds import cones_of
 from avow.exact.tensors import pack, unpack
-from avow.models import catalogue
-from avow.models.exact import PROGRAM_FILE
 from avow.receipt import merkle
 from avow.receipt.encoding import encode, tagged_hash
 from benchmarks.report import Benchmark, main, percentile
-from benchmarks.support.exact_data import NotHere
-from tests.exact import language_model
-from tools.train_examples import Example, lenet, mlp, risk
+from benchmarks.support.exact_models import programs
 
 SEED = bytes(range(32))
-MODEL_CACHE = Path(__file__).resolve().parent.parent / "build" / "model-cache"
 SIZE_BAR = 65_536
 TIME_BAR_MS = 10.0
 
@@ -180,54 +169,9 @@ def measure(benchmark: Benchmark, program: Program) -> None:
     benchmark.add(f"{program.name}: referee, p99", percentile(every, 0.99), "ms", bar=TIME_BAR_MS)
 
 
-def trained(make: Callable[[], Example]) -> Program:
-    example = make()
-    sequences = [[{example.input: row}] for row in example.training[:300]]
-    return compile_onnx(example.model, Options(name=example.name, bits=8), sequences=sequences).program
-
-
-def installed(name: str) -> Program:
-    """A program of the catalogue. Raises NotHere where it is not installed."""
-    manifest = catalogue.entry(name).manifest
-    file = next(file for file in manifest.files if file.path == PROGRAM_FILE)
-    path = MODEL_CACHE / "files" / file.sha256.hex()
-    if not path.exists():
-        raise NotHere(f"{name} is not in {MODEL_CACHE}")
-    return files.load(path)
-
-
-MODELS: dict[str, Callable[[], Program]] = {
-    "small": language_model.program,
-    "mlp": lambda: trained(mlp),
-    "lenet": lambda: trained(lenet),
-    "risk": lambda: trained(risk),
-    "magika": lambda: installed("magika-exact"),
-    "cls": lambda: installed("ppocr-cls-exact"),
-    "rec": lambda: installed("ppocr-rec-exact"),
-    "silero": lambda: installed("silero-vad-exact"),
-    "smollm2": lambda: installed("smollm2-135m-instruct-exact"),
-}
-
-
-def programs() -> list[Program]:
-    parser = argparse.ArgumentParser()
-    parser.add_argument("--json", action="store_true")
-    parser.add_argument("--models", default="")
-    parser.add_argument("files", nargs="*", type=Path)
-    asked = parser.parse_args()
-    names = list(MODELS) if asked.models == "all" else [name for name in asked.models.split(",") if name]
-    found = [files.load(path) for path in asked.files]
-    for name in names or ([] if found else ["small"]):
-        try:
-            found.append(MODELS[name]())
-        except NotHere as error:
-            print(f"{name} is left out: {error}", file=sys.stderr)
-    return found
-
-
 def run() -> Benchmark:
     benchmark = Benchmark("fraud_proofs", "Fraud proofs: size, and the referee's time")
-    for program in programs():
+    for program in programs(["small"]):
         measure(benchmark, program)
     return benchmark
 
