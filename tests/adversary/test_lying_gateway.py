@@ -366,16 +366,16 @@ def test_a_pin_that_is_too_old_anchors_nothing(network, tmp_path):
 
 
 def test_a_demand_that_is_not_met(network, tmp_path):
-    refused(ReceiptRefused, network, tmp_path, code="required", with_={"require": ("settled",)})
-    refused(
-        ReceiptRefused,
-        network,
-        tmp_path,
-        code="required",
-        with_={"finality": "settled"},
-        job=lambda call: call,
-        answer=lambda body, receipt: splice(body, replace(receipt, settlement=None)),
-    )
+    for asked in ({"require": ("settled",)}, {"finality": "settled"}):
+        refused(
+            ReceiptRefused,
+            network,
+            tmp_path,
+            code="required",
+            with_=asked,
+            job=lambda call: call,
+            answer=lambda body, receipt: splice(body, replace(receipt, settlement=None)),
+        )
     refused(
         ReceiptRefused, network, tmp_path, code="required", with_={"require": ("tee",), "method": "tee"}
     )  # not hardware
