@@ -126,7 +126,7 @@ def call(benchmark: Benchmark, name: str, program: Program, steps: int, seconds:
             {
                 "name": info.name,
                 "datatype": info.datatype,
-                "shape": list(array.shape),
+                "shape": [steps if length is None else length for length in info.shape],
                 "data": array.reshape(-1).tolist(),
             }
             for info, array in infos

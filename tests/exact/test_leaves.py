@@ -179,6 +179,27 @@ def test_what_would_keep_a_referee_too_long_is_refused_by_loader_and_chain(monke
     bounds.check(many)
 
 
+def shared(roots, operators):
+    """Four wide operators without a leaf that many others read, among others that read nothing of the kind."""
+    b = programs.Builder(Random(1), "once", 8)
+    first = found = b.program_input([1], -9, 9)
+    for _ in range(4):
+        wide = b.emit("concat", [found, *[first] * 63], [64], -9, 9, axis=0)
+        found = b.emit("slice", [wide], [1], -9, 9, starts=[0], steps=[1])
+    for number in range(operators):
+        b.emit("clip", [found if number < roots else first], [1], -9, 9)
+    program = programs._finish(b, "shared", outputs=[8 + operators])
+    return with_chosen(program, {0, *range(9, 9 + operators)})
+
+
+def test_what_would_keep_a_loader_too_long_is_refused_by_loader_and_chain():
+    """Of wide operators, which are long to look at, fewer may be shared: here the number of operators alone would allow 100 and more."""
+    for check in (bounds.check, lambda program: outline(encode(program.header()))):
+        check(shared(10, 100))
+        with pytest.raises(BadProgram, match="again and again"):
+            check(shared(100, 100))
+
+
 @settings(max_examples=40, deadline=None)
 @given(SEEDS)
 def test_what_a_referee_computes_is_within_what_its_cone_is_said_to_cost(seed):

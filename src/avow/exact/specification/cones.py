@@ -5,8 +5,8 @@ Rules:
    on. One element of it is computed from the leaves, constants and program inputs at the cone's edge.
 2. Every operator that has a leaf, and every program output that has none, is the root of a cone. What it opens, edge and records, is at
    most MAX_OPENING_BYTES; what it reads at the edge at most MAX_VALUES; it has at most MAX_INNER operators without a leaf;
-   and all this costs at most MAX_WORK. All cones together have at most MAX_SHARED inner operators for each of the program's, so
-   that the proof of this ends soon, whatever program a stranger made.
+   and all this costs at most MAX_WORK. All cones together have at most MAX_SHARED inner operators for each of the program's, and ask
+   at most MAX_SHARED times for each input of these, so that the proof of this ends soon, whatever program a stranger made.
 3. An inner element is computed once, however often it is read, and those that are asked for together in runs of a line (lines.py). Work is
    what this takes a referee in Python, in microseconds of a slow core: LINE for each run, ASK for each run that it asks its inputs for,
    ELEMENT for each value, and one for every VALUES values read; and RECORD, TENSOR and CHUNK for what is opened.
@@ -55,11 +55,13 @@ MOST_WANTS = 8
 
 @dataclass(slots=True)
 class Cone:
-    """What one element of a root needs, at most. `inner` are the operators without a leaf, by number."""
+    """What one element of a root needs, at most. `inner` are the operators without a leaf, by number; `asked`: how often these ask an input
+    for something, which is what it costs to find all this out."""
 
     opening: int = 0
     values: int = 0
     work: int = 0
+    asked: int = 0
     inner: list[int] = field(default_factory=list)
 
     def refusal(self) -> str | None:
@@ -131,6 +133,7 @@ class Cones:
         cone.work += batches * (LINE + ASK * sum(calls)) + elements * ELEMENT + elements * values_read(reads) // VALUES
         cone.values += elements * values_read([read for read in reads if self._at_edge(operator, read)])
         for want in wanted:
+            cone.asked += 0 if root else len(operator.inputs)
             for at, asked in wants.asked(operator, want, context, reads):
                 source = operator.inputs[at]
                 if source.origin == CONSTANT:
@@ -263,11 +266,13 @@ def check(cones: Cones, operators: Sequence[Operator], chosen: Callable[[Operato
         if operator.leaf == NO_LEAF and operator.kind == "append" and operator.inputs[0].leaf == NO_LEAF:
             raise BadProgram("append: neither the page nor the row has a leaf", operator=number)
     room = MAX_SHARED * len(operators) + MAX_INNER
+    questions = MAX_SHARED * sum(len(operator.inputs) for operator in operators) + MAX_INNER
     for root in cones.roots():
         cone = cones.of(root)
         refusal = cone.refusal()
         room -= len(cone.inner)
-        if refusal is None and room < 0:
+        questions -= cone.asked
+        if refusal is None and min(room, questions) < 0:
             refusal = "too many operators without a leaf are computed again and again"
         if refusal is not None:
             raise BadProgram(f"{operators[root].kind}: {refusal}", operator=root)

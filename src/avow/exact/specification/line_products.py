@@ -10,6 +10,9 @@ from avow.exact.specification.cells import Cells, Step
 from avow.exact.specification.line import Line, Values, clamped, last, requantised
 from avow.exact.tensors import size_of
 
+SHORT = 16
+"""Pieces of a row that are shorter are picked out of it together: to ask for each costs a referee more than its values."""
+
 # --- Sums of products ----------------------------------------------------------------------------------------------
 
 
@@ -142,12 +145,18 @@ def _window_weights(operator: Operator, cells: Cells, window: Any, output: int, 
     if sum(len(columns) for _, _, columns in window) == height * width:
         values = cells.row(1, output * length, count * length)
         return [values[at : at + length] for at in range(0, count * length, length)]
-    return [
-        [
-            value
-            for i, _, columns in window
-            for value in cells.row(1, channel * length + (i * width + columns[0][0]) * depth, len(columns) * depth)
+    pieces: list[tuple[int, int]] = []
+    for i, _, columns in window:
+        start = (i * width + columns[0][0]) * depth
+        end = start + len(columns) * depth
+        pieces = [*pieces[:-1], (pieces[-1][0], end)] if pieces and pieces[-1][1] == start else [*pieces, (start, end)]
+    if sum(end - start for start, end in pieces) < SHORT * len(pieces):
+        places = [place for start, end in pieces for place in range(start, end)]
+        return [
+            cells.pick(1, [channel * length + place for place in places]) for channel in range(output, output + count)
         ]
+    return [
+        [value for start, end in pieces for value in cells.row(1, channel * length + start, end - start)]
         for channel in range(output, output + count)
     ]
 

@@ -1,6 +1,7 @@
 """Operators on whole rows, the last dimension: softmax and norm."""
 
 from collections import Counter
+from collections.abc import Sequence
 from operator import mul
 
 from avow.exact.program import Operator
@@ -86,9 +87,17 @@ def row_sums(operator: Operator, cells: Cells, start: int) -> tuple[list[int], i
         total = sum(row)
         row = [length * value - total for value in row]
     exponent = row_exponent(max(map(abs, row)), operator.integer("exponent"))
-    scaled = [scale(value, exponent) for value in row]
+    scaled = _scaled(row, exponent)
     epsilon = operator.integer("epsilon") >> (2 * (exponent - operator.integer("exponent")))
     return scaled, square_root(sum(map(mul, scaled, scaled)) + epsilon)
+
+
+def _scaled(row: Sequence[int], exponent: int) -> list[int]:
+    """scale(value, exponent) of each: a row may have 2^15 values, of which each call would cost a referee more than the value."""
+    if exponent <= 0:
+        return [value << -exponent for value in row]
+    half = 1 << (exponent - 1)
+    return [(value + half) >> exponent for value in row]
 
 
 def row_exponent(largest: int, least: int) -> int:
