@@ -55,8 +55,9 @@ MOST_WANTS = 8
 
 @dataclass(slots=True)
 class Cone:
-    """What one element of a root needs, at most. `inner` are the operators without a leaf, by number; `asked`: how often these ask an input
-    for something, which is what it costs to find all this out."""
+    """What one element of a root needs, at most. `inner` are the operators without a leaf, by number; `asked` is how many inputs they
+    have, each as often as it was looked at in another place: what it takes to find all this out.
+    """
 
     opening: int = 0
     values: int = 0
