@@ -146,3 +146,29 @@ def test_no_more_is_read_or_computed_than_an_element_may():
         again.spend(MAX_READS, MOST_RUNS * MAX_WORK)
         with pytest.raises(Undefined, match="more than an element may"):
             again.spend(*more)
+
+
+@pytest.mark.parametrize(
+    ("kind", "asked", "runs"),
+    [
+        ("slice", [range(2, 8)], 2),  # in two lines
+        ("slice", [[9, 0, 3, 2, 0]], 3),  # in any order, and one of them twice
+        ("slice", [range(2, 8), range(12)], 4),  # what is missing lies before and after
+        ("slice", [[1], [0, 1, 2]], 3),
+        ("slice", [[3, 4]], 2),
+        ("clip", [[9, 0, 3, 2, 0]], 1),  # of single values, at one go
+        ("clip", [[5], [4, 5, 6], [5]], 2),
+    ],
+)
+def test_values_are_computed_in_runs_within_a_line(kind, asked, runs):
+    attributes = {"starts": (0, 0), "steps": (1, 1)} if kind == "slice" else {}
+    made = record(kind, [leaf(0, [3, 4])], [3, 4], -9, 9, **attributes)
+    inside = replace(made, leaf=NO_LEAF)
+    tensor = [(5 * at) % 7 for at in range(12)]
+    reading = Reading(Run({0: tensor}, {5: inside}), Parameters())
+    values = reading.computed(site(above(inside, (3, 4))), inside.source(OPERATOR, 5), 0)
+    for indices in asked:
+        assert list(values.pick(indices)) == [tensor[index] for index in indices]
+    distinct = len({index for indices in asked for index in indices})
+    assert MOST_RUNS * MAX_WORK - reading._work == runs * LINE + distinct * ELEMENT
+    assert MAX_READS - reading._reads == distinct
