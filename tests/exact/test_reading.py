@@ -172,3 +172,37 @@ def test_values_are_computed_in_runs_within_a_line(kind, asked, runs):
     distinct = len({index for indices in asked for index in indices})
     assert MOST_RUNS * MAX_WORK - reading._work == runs * LINE + distinct * ELEMENT
     assert MAX_READS - reading._reads == distinct
+
+
+def test_no_place_outside_of_a_tensor_is_read():
+    """Also the first behind its end and the last before its beginning; the ends themselves are."""
+    reader = READERS["get"]
+    cells = Reading(Run({0: [1, 2, 3, 4]}), Parameters()).cells(site(reader))
+    assert [cells.get(0, 0), cells.get(0, 3), *cells.row(0, 1, 3), *cells.row(0, 4, 0), *cells.pick(0, [3, 0])] == [
+        1,
+        4,
+        2,
+        3,
+        4,
+        4,
+        1,
+    ]
+    assert list(cells.pick(0, [])) == []
+    for wrong in (-1, 4):
+        with pytest.raises(Undefined):
+            cells.get(0, wrong)
+        with pytest.raises(Undefined):
+            cells.pick(0, [1, wrong])
+    for start, count in ((-1, 1), (1, 4), (4, 1), (2, -1)):
+        with pytest.raises(Undefined):
+            cells.row(0, start, count)
+    cached = Reading(Run({0: [1] * 64, 1: [1]}), Parameters()).cells(site(READERS["cached"], step=3))
+    assert list(cached.cached(1, 3, 0, 1)) == [1]
+    for position, start, count in ((4, 0, 1), (-1, 0, 1), (0, -1, 1), (0, 0, 2), (0, 1, 1), (0, 0, -1)):
+        with pytest.raises(Undefined):
+            cached.cached(1, position, start, count)
+    column = Reading(Run({0: [1] * 64, 1: [1] * 4}), Parameters()).cells(site(READERS["column"], step=3))
+    assert list(column.column(1, 0)) == [1] * 4
+    for wrong in (-1, 1):
+        with pytest.raises(Undefined):
+            column.column(1, wrong)
