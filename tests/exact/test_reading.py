@@ -206,3 +206,10 @@ def test_no_place_outside_of_a_tensor_is_read():
     for wrong in (-1, 1):
         with pytest.raises(Undefined):
             column.column(1, wrong)
+
+
+@pytest.mark.parametrize(("name", "count"), [("get", 1), ("row", 8), ("pick", 4), ("cached", 2), ("column", 8)])
+def test_every_value_that_is_read_is_counted(name, count):
+    reading = Reading(Run({0: [1] * 64, 1: [1] * 4}), Parameters())
+    reading.element(site(READERS[name], step=3), 0)
+    assert MAX_READS - reading._reads == count
