@@ -160,12 +160,7 @@ def inputs_of(program: Program, steps: int) -> list[Any]:
 
 def batch(benchmark: Benchmark, name: str, machine: Machine, seconds: float) -> None:
     """What a trace adds to a batch: the costs of every run, however short, are shared."""
-    ranks, arrays = machine.program.ranks, inputs_of(machine.program, BATCH)
-    works = (
-        lambda: machine.run(arrays),
-        lambda: machine.trace(arrays, BulkTracer(SEED, ranks)),
-    )
-    plain, traced = best_us(*works, seconds=seconds)
+    plain, traced = best_us(*run_and_trace(machine, inputs_of(machine.program, BATCH)), seconds=seconds)
     benchmark.add(f"{name}, batch of {BATCH}: a sample", plain / BATCH, "us")
     benchmark.add(
         f"{name}, batch of {BATCH}: a trace",

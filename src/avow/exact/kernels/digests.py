@@ -32,7 +32,16 @@ from avow.exact.kernels.sha256 import (
     has_instructions,
     pad,
 )
-from avow.exact.kernels.stage import SMALL, STAGE_BYTES, begin_stage, put_integer, put_tag, settle, stage_tensor
+from avow.exact.kernels.stage import (
+    SMALL,
+    STAGE_BYTES,
+    begin_stage,
+    digest_node,
+    put_integer,
+    put_tag,
+    settle,
+    stage_tensor,
+)
 
 DIGEST_BYTES = 32
 _NODES = 1_152
@@ -42,13 +51,6 @@ _NODES = 1_152
 def scratch_bytes(length: int) -> int:
     """Scratch memory to digest tensors of at most `length` bytes: a stage, then what one that is not small needs."""
     return STAGE_BYTES + _NODES + 48 * (-(-length // CHUNK) + 3) + 64
-
-
-@helper
-def _node(pair: int, target: int, scratch: int) -> None:
-    uint8s(scratch, 1)[0] = 1
-    copy_bytes(scratch + 1, pair, 64)
-    digest_message(scratch, pad(scratch, 65), target)
 
 
 @helper
@@ -63,7 +65,7 @@ def fold(nodes: int, count: int, scratch: int) -> None:
                 digest_two_nodes(at, at + 64, to, to + 32)
                 pair += 2
         while pair < pairs:
-            _node(nodes + 64 * pair, nodes + 32 * pair, scratch)
+            digest_node(nodes + 64 * pair, nodes + 32 * pair, scratch)
             pair += 1
         if count & 1:
             # Through the message buffer, as the two places may be the same.

@@ -158,7 +158,8 @@ def _chunks(stage: int, chunks: int) -> None:
 
 
 @helper
-def _node(pair: int, target: int, scratch: int) -> None:
+def digest_node(pair: int, target: int, scratch: int) -> None:
+    """RFC 6962's hash of two hashes that stand one behind the other."""
     uint8s(scratch, 1)[0] = 1
     copy_bytes(scratch + 1, pair, 64)
     digest_message(scratch, pad(scratch, 65), target)
@@ -169,8 +170,8 @@ def _two_nodes(pair: int, other: int, target: int, other_target: int, scratch: i
     if has_instructions():
         digest_two_nodes(pair, other, target, other_target)
     else:
-        _node(pair, target, scratch)
-        _node(other, other_target, scratch)
+        digest_node(pair, target, scratch)
+        digest_node(other, other_target, scratch)
 
 
 @helper
@@ -193,7 +194,7 @@ def _nodes(stage: int, tensors: int) -> None:
                 else:
                     held, held_target = pair, target
         if held:
-            _node(held, held_target, scratch)
+            digest_node(held, held_target, scratch)
 
 
 @helper
